@@ -1,0 +1,285 @@
+//! A message's body: a short list of segments.
+
+use super::segment::{BufferMut, Segment};
+use super::{BUFFER_BYTES_MAX, Pool, PoolError};
+use arrayvec::ArrayVec;
+use bytes::Bytes;
+use std::fmt;
+use std::mem::size_of;
+
+/// Segments that a body names without a list of its own.
+const INLINE: usize = 4;
+
+/// The most segments of one body: what a list in the largest buffer can name.
+pub const SEGMENTS_MAX: usize = INLINE + BUFFER_BYTES_MAX / size_of::<Segment>();
+
+/// The bytes of a message, as a list of segments in order.
+///
+/// Up to four segments lie in the body itself, more in a list that is a buffer of the pool, so no operation allocates
+/// from the heap unless its documentation says so. A body that arrived in pieces stays in pieces;
+/// [`Body::to_bytes`] joins them for the application.
+#[derive(Default)]
+pub struct Body {
+    bytes: usize,
+    inline: ArrayVec<Segment, INLINE>,
+    more: Option<SegmentList>,
+}
+
+impl Body {
+    /// A body without bytes.
+    #[inline]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// True without a byte.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Appends a segment; one that continues the last one is joined to it, an empty one is dropped.
+    ///
+    /// # Errors
+    /// As [`Pool::buffer`], when the list has to grow, and [`PoolError::TooManySegments`]. The body stays as it was.
+    #[inline]
+    pub fn push(&mut self, segment: Segment, pool: &mut Pool) -> Result<(), PoolError> {
+        let bytes = segment.len();
+        if bytes == 0 {
+            return Ok(());
+        }
+        let last = match &mut self.more {
+            Some(more) => more.as_mut_slice().last_mut(),
+            None => self.inline.last_mut(),
+        };
+        if !last.is_some_and(|last| last.try_join(&segment)) {
+            match &mut self.more {
+                Some(more) => more.push(segment, pool)?,
+                None if !self.inline.is_full() => self.inline.push(segment),
+                None => self.more.insert(SegmentList::new(pool)?).push(segment, pool)?,
+            }
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// The segments in order.
+    #[inline]
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.inline.iter().chain(self.more.iter().flat_map(|more| more.as_slice()))
+    }
+
+    /// Another body of the same segments. It copies no bytes.
+    ///
+    /// # Errors
+    /// As [`Body::push`].
+    pub fn share(&self, pool: &mut Pool) -> Result<Body, PoolError> {
+        let mut body = Body::new();
+        for segment in self.segments() {
+            body.push(segment.clone(), pool)?;
+        }
+        Ok(body)
+    }
+
+    /// The bytes in one piece, for the application.
+    ///
+    /// Allocates from the heap: the owner of one piece, or the joined copy of several, which is counted at the pool.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut segments = self.segments();
+        match (segments.next(), segments.next()) {
+            (None, _) => Bytes::new(),
+            (Some(only), None) => Bytes::from_owner(only.clone()),
+            (Some(first), Some(_)) => {
+                first.count_copy(self.bytes);
+                Bytes::from(self.to_vec())
+            }
+        }
+    }
+
+    /// A copy of the bytes on the heap, not counted.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut joined = Vec::with_capacity(self.bytes);
+        self.segments().for_each(|segment| joined.extend_from_slice(segment));
+        joined
+    }
+
+    /// Reads the bytes in order without joining them.
+    #[inline]
+    pub fn reader(&self) -> BodyReader<'_> {
+        BodyReader { body: self, segment: 0, offset: 0, remaining: self.bytes }
+    }
+
+    /// The bytes of the buffers that this body keeps alive; a buffer that several neighbouring segments share
+    /// counts once.
+    pub fn held_bytes(&self) -> usize {
+        let mut held_bytes = 0;
+        let mut previous: Option<&Segment> = None;
+        for segment in self.segments() {
+            if !previous.is_some_and(|previous| previous.shares_buffer_with(segment)) {
+                held_bytes += segment.held_bytes();
+            }
+            previous = Some(segment);
+        }
+        held_bytes
+    }
+
+    /// Copies the bytes into buffers that fit if they keep less than a quarter of theirs alive; true if it did.
+    ///
+    /// Call it for a body that is going to be held for long. The copy is counted, and as a compaction too.
+    ///
+    /// # Errors
+    /// As [`Pool::copy_body`]; the body stays as it was.
+    pub fn compact(&mut self, pool: &mut Pool) -> Result<bool, PoolError> {
+        if self.bytes * 4 >= self.held_bytes() {
+            return Ok(false);
+        }
+        let mut compact = Body::new();
+        let mut rest = self.bytes;
+        let mut reader = self.reader();
+        while rest > 0 {
+            let part = rest.min(BUFFER_BYTES_MAX);
+            let mut buffer = pool.buffer(part)?;
+            reader.read_into(&mut buffer, part);
+            compact.push(buffer.split(), pool)?;
+            rest -= part;
+        }
+        pool.count_copy(self.bytes);
+        pool.count_compaction();
+        *self = compact;
+        Ok(true)
+    }
+}
+
+impl PartialEq<[u8]> for Body {
+    fn eq(&self, other: &[u8]) -> bool {
+        let mut rest = other;
+        self.bytes == other.len()
+            && self.segments().all(|segment| {
+                let (front, back) = rest.split_at(segment.len());
+                rest = back;
+                **segment == *front
+            })
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes in {} segments)", self.bytes, self.segments().count())
+    }
+}
+
+/// Reads a body from front to back; a [`bytes::Buf`].
+#[derive(Debug)]
+pub struct BodyReader<'a> {
+    body: &'a Body,
+    segment: usize,
+    offset: usize,
+    remaining: usize,
+}
+
+impl BodyReader<'_> {
+    /// Appends the next `count` bytes to `buffer`, as far as both have them.
+    fn read_into(&mut self, buffer: &mut BufferMut, count: usize) {
+        use bytes::Buf;
+        let mut rest = count.min(buffer.spare()).min(self.remaining);
+        while rest > 0 {
+            let chunk = self.chunk();
+            let part = buffer.put_slice(&chunk[..chunk.len().min(rest)]);
+            self.advance(part);
+            rest -= part;
+        }
+    }
+
+    fn current(&self) -> Option<&Segment> {
+        let inline = &self.body.inline;
+        inline
+            .get(self.segment)
+            .or_else(|| self.body.more.as_ref()?.as_slice().get(self.segment - inline.len()))
+    }
+}
+
+impl bytes::Buf for BodyReader<'_> {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.current().map_or(&[], |segment| &segment[self.offset..])
+    }
+
+    /// # Panics
+    /// If fewer bytes remain, as the trait asks.
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining, "{count} of {} remaining bytes", self.remaining);
+        self.remaining -= count;
+        self.offset += count;
+        while let Some(segment) = self.current() {
+            if self.offset < segment.len() {
+                break;
+            }
+            self.offset -= segment.len();
+            self.segment += 1;
+        }
+    }
+}
+
+/// A list of segments that lies in a buffer of the pool.
+struct SegmentList {
+    memory: BufferMut,
+    count: usize,
+}
+
+impl SegmentList {
+    fn new(pool: &mut Pool) -> Result<Self, PoolError> {
+        Ok(Self { memory: pool.buffer(16 * size_of::<Segment>())?, count: 0 })
+    }
+
+    fn push(&mut self, segment: Segment, pool: &mut Pool) -> Result<(), PoolError> {
+        if self.count == self.memory.capacity() / size_of::<Segment>() {
+            self.grow(pool)?;
+        }
+        let free = self.memory.spare_mut().as_mut_ptr().cast::<Segment>();
+        // SAFETY: there is room for one more; buffers are aligned to 256 bytes at least, and nothing is ever declared
+        // written in this one, so its spare part starts at its front.
+        unsafe { free.add(self.count).write(segment) };
+        self.count += 1;
+        Ok(())
+    }
+
+    fn grow(&mut self, pool: &mut Pool) -> Result<(), PoolError> {
+        let bytes = self.count * size_of::<Segment>();
+        let mut memory = pool.buffer(bytes + 1).map_err(|error| match error {
+            PoolError::TooLarge { .. } => PoolError::TooManySegments { segments_max: SEGMENTS_MAX },
+            other => other,
+        })?;
+        let target = memory.spare_mut().as_mut_ptr();
+        // SAFETY: a move of `count` segments to a larger buffer; the old one is dropped as plain memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.memory.spare_mut().as_ptr(), target, bytes) };
+        self.memory = memory;
+        Ok(())
+    }
+
+    fn as_slice(&self) -> &[Segment] {
+        // SAFETY: the first `count` segments were written by `push`. They lie at its front.
+        unsafe { std::slice::from_raw_parts(self.memory.front().cast(), self.count) }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Segment] {
+        let front = self.memory.spare_mut().as_mut_ptr().cast();
+        // SAFETY: as above, and this list is the buffer's only user.
+        unsafe { std::slice::from_raw_parts_mut(front, self.count) }
+    }
+}
+
+impl Drop for SegmentList {
+    fn drop(&mut self) {
+        // SAFETY: the segments are this list's own, and not used afterwards.
+        unsafe { std::ptr::drop_in_place(self.as_mut_slice()) };
+    }
+}

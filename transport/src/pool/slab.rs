@@ -1,0 +1,145 @@
+//! Memory as the kernel gives it, cut into buffers of one size, with a header for each.
+
+use super::{BUFFER_CLASSES, PoolError, Shared};
+use crate::sync::{AtomicPtr, Linked, ReferenceCount};
+use std::ptr::{self, NonNull};
+
+/// What is known of one buffer. Headers lie apart from their buffers, so that these stay aligned to their size.
+#[derive(Debug)]
+pub(super) struct Header {
+    holders: ReferenceCount,
+    next: AtomicPtr<Header>,
+    data: NonNull<u8>,
+    class: u32,
+    shared: NonNull<Shared>,
+}
+
+// SAFETY: `link` always names `next`, which nothing else uses.
+unsafe impl Linked for Header {
+    fn link(&self) -> &AtomicPtr<Header> {
+        &self.next
+    }
+}
+
+impl Header {
+    pub(super) fn holders(&self) -> &ReferenceCount {
+        &self.holders
+    }
+
+    pub(super) fn data(&self) -> NonNull<u8> {
+        self.data
+    }
+
+    pub(super) fn class(&self) -> usize {
+        self.class as usize
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        BUFFER_CLASSES[self.class as usize]
+    }
+
+    pub(super) fn shared(&self) -> NonNull<Shared> {
+        self.shared
+    }
+
+    /// Ends one holding of the buffer; the last one sends it back to its pool.
+    ///
+    /// # Safety
+    /// The caller must be a holder of the buffer, and must not use it afterwards.
+    #[inline]
+    pub(super) unsafe fn let_go(this: NonNull<Header>) {
+        // SAFETY: the caller holds the buffer, so the slab with its header is alive.
+        let header = unsafe { this.as_ref() };
+        if !header.holders.release() {
+            return;
+        }
+        let shared = header.shared;
+        // SAFETY: the last holder has the header to itself; it is on no stack, and its slab lives until `Shared` has
+        // no holder left, of which this buffer is one until the next line.
+        unsafe {
+            shared.as_ref().returned.push(this);
+            Shared::let_go(shared);
+        }
+    }
+}
+
+/// One mapping, cut into buffers of one size.
+#[derive(Debug)]
+pub(super) struct Slab {
+    base: NonNull<u8>,
+    bytes: usize,
+    huge: bool,
+    headers: Box<[Header]>,
+}
+
+// SAFETY: a slab owns its mapping; the headers' shared parts are atomics.
+unsafe impl Send for Slab {}
+
+impl Slab {
+    /// Maps and touches `bytes` bytes: a page fault costs 2 us, which must not fall on the data path.
+    pub(super) fn map(
+        bytes: usize,
+        class: usize,
+        shared: NonNull<Shared>,
+        huge_pages: bool,
+    ) -> Result<Self, PoolError> {
+        let (base, huge) = map_pages(bytes, huge_pages)?;
+        let buffer_bytes = BUFFER_CLASSES[class];
+        let header = |index: usize| Header {
+            holders: ReferenceCount::new(0),
+            next: AtomicPtr::new(ptr::null_mut()),
+            // SAFETY: `index` is below the number of whole buffers in the mapping.
+            data: unsafe { base.add(index * buffer_bytes) },
+            class: class as u32,
+            shared,
+        };
+        let headers = (0..bytes / buffer_bytes).map(header).collect();
+        Ok(Self { base, bytes, huge, headers })
+    }
+
+    pub(super) fn headers(&self) -> &[Header] {
+        &self.headers
+    }
+
+    pub(super) fn is_huge(&self) -> bool {
+        self.huge
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this slab's own, and a slab is dropped only when nobody refers to a buffer of it.
+        // The result does not matter: munmap of a whole mapping fails only for arguments that were never mapped.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Reserved huge pages first, then ordinary ones with the request to make them huge.
+fn map_pages(bytes: usize, huge_pages: bool) -> Result<(NonNull<u8>, bool), PoolError> {
+    const HUGE_PAGE_BYTES: usize = 2 << 20;
+    let whole_huge_pages = huge_pages && bytes.is_multiple_of(HUGE_PAGE_BYTES);
+    if whole_huge_pages && let Some(base) = map_anonymous(bytes, libc::MAP_HUGETLB) {
+        return Ok((base, true));
+    }
+    let base = map_anonymous(bytes, 0).ok_or_else(|| PoolError::Map {
+        slab_bytes: bytes,
+        reason: std::io::Error::last_os_error().to_string(),
+    })?;
+    if whole_huge_pages {
+        // SAFETY: advice on our own mapping; a refusal changes nothing.
+        unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+    }
+    // Touched only now, after the advice, so that the first touch already brings a huge page where there is one.
+    // SAFETY: the mapping is our own, private and writable. MADV_POPULATE_WRITE needs Linux 5.14; without it the pages
+    // are touched at first use.
+    unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
+    Ok((base, false))
+}
+
+fn map_anonymous(bytes: usize, flags: libc::c_int) -> Option<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory of ours.
+    let base =
+        unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if base == libc::MAP_FAILED { None } else { NonNull::new(base.cast()) }
+}

@@ -1,0 +1,22 @@
+//! The only place that knows atomics.
+//!
+//! Everything lock-free lives here, small enough to be model-checked: each structure is written against the
+//! atomics re-exported below, which loom replaces under `--cfg loom`, and has models beside it (`ci/loom` runs
+//! them). What it promises: no lock is held while another thread can be descheduled in the middle of it, and every
+//! ordering that is weaker than sequential consistency says which pair of accesses it orders.
+//!
+//! It must never know what the things are that it counts, queues or wakes.
+
+mod reference_count;
+mod return_stack;
+mod wakeup;
+
+pub(crate) use reference_count::ReferenceCount;
+pub(crate) use return_stack::{Linked, ReturnStack};
+pub use wakeup::Wakeup;
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};

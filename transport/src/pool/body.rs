@@ -75,6 +75,30 @@ impl Body {
         self.inline.iter().chain(self.more.iter().flat_map(|more| more.as_slice()))
     }
 
+    /// The number of segments.
+    #[inline]
+    pub fn segment_count(&self) -> usize {
+        self.inline.len() + self.more.as_ref().map_or(0, |more| more.count)
+    }
+
+    /// How many bytes from `from` on can be named with at most `segments_max` segments: `bytes_max`, or less.
+    pub fn bytes_in(&self, from: usize, bytes_max: usize, segments_max: usize) -> usize {
+        let bytes_max = bytes_max.min(self.bytes.saturating_sub(from));
+        self.slices(from, bytes_max).take(segments_max).map(|segment| segment.len()).sum()
+    }
+
+    /// The segments that make up `bytes` bytes from `from` on; fewer if the body ends before.
+    pub fn slices(&self, from: usize, bytes: usize) -> impl Iterator<Item = Segment> {
+        let (mut skip, mut rest) = (from, bytes);
+        self.segments().map_while(move |segment| {
+            let start = skip.min(segment.len());
+            let end = segment.len().min(start + rest);
+            (skip, rest) = (skip - start, rest - (end - start));
+            (rest > 0 || end > start).then(|| segment.slice(start..end))
+        })
+        .filter(|segment| !segment.is_empty())
+    }
+
     /// Another body of the same segments. It copies no bytes.
     ///
     /// # Errors
@@ -139,20 +163,29 @@ impl Body {
         if self.bytes * 4 >= self.held_bytes() {
             return Ok(false);
         }
-        let mut compact = Body::new();
+        self.join(pool)?;
+        pool.count_compaction();
+        Ok(true)
+    }
+
+    /// Copies the bytes into as few segments as possible. The copy is counted.
+    ///
+    /// # Errors
+    /// As [`Pool::copy_body`]; the body stays as it was.
+    pub fn join(&mut self, pool: &mut Pool) -> Result<(), PoolError> {
+        let mut joined = Body::new();
         let mut rest = self.bytes;
         let mut reader = self.reader();
         while rest > 0 {
             let part = rest.min(BUFFER_BYTES_MAX);
             let mut buffer = pool.buffer(part)?;
             reader.read_into(&mut buffer, part);
-            compact.push(buffer.split(), pool)?;
+            joined.push(buffer.split(), pool)?;
             rest -= part;
         }
         pool.count_copy(self.bytes);
-        pool.count_compaction();
-        *self = compact;
-        Ok(true)
+        *self = joined;
+        Ok(())
     }
 }
 
@@ -170,7 +203,7 @@ impl PartialEq<[u8]> for Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Body({} bytes in {} segments)", self.bytes, self.segments().count())
+        write!(f, "Body({} bytes in {} segments)", self.bytes, self.segment_count())
     }
 }
 

@@ -1,0 +1,66 @@
+//! A message in memory: what travels through every layer.
+
+use crate::pool::{Body, Segment};
+use crate::proto::extension::{ExtensionScope, Extensions};
+use crate::proto::record::{MessageHead, MessageKind};
+use crate::proto::{CorrelationId, Incarnation, Lane, MessageNumber, Origin};
+
+/// A message, a request or a reply: its head, its extensions as they came, and its body.
+///
+/// The lengths in the head are set when it is sent; whoever makes a message need not keep them true.
+#[derive(Debug)]
+pub struct Message {
+    /// What is known of it beside its body.
+    pub head: MessageHead,
+    /// Its extensions, encoded and checked; a hop passes them on byte for byte.
+    pub extensions: Option<Segment>,
+    /// Its bytes.
+    pub body: Body,
+}
+
+impl Message {
+    /// A message of this kind in the normal lane, with nothing else said of it.
+    pub fn new(kind: MessageKind, body: Body) -> Self {
+        let head = MessageHead {
+            kind,
+            lane: Lane::Normal,
+            redelivered: false,
+            failure: false,
+            reply_address: None,
+            hop_count: 0,
+            attempt: 0,
+            body_bytes: 0,
+            link: None,
+            lane_sequence: 0,
+            origin: Origin::default(),
+            message_number: MessageNumber::default(),
+            correlation_id: CorrelationId::default(),
+            deadline_us: None,
+            incarnation: Incarnation::default(),
+            total_body_bytes: 0,
+        };
+        Self { head, extensions: None, body }
+    }
+
+    /// The answer to a request: to its reply address, with what its sender needs to recognise it.
+    pub fn reply_to(request: &MessageHead, body: Body) -> Self {
+        let mut reply = Self::new(MessageKind::Reply, body);
+        reply.head.lane = request.lane;
+        reply.head.reply_address = request.reply_address;
+        reply.head.correlation_id = request.correlation_id;
+        reply.head.incarnation = request.incarnation;
+        reply.head.attempt = request.attempt;
+        reply
+    }
+
+    /// Its extensions. Those that came from a peer were checked when they arrived, so nothing is left out.
+    pub fn extensions(&self) -> Extensions<'_> {
+        let bytes = self.extensions.as_deref().unwrap_or(&[]);
+        Extensions::parse(bytes, 0, ExtensionScope::Record).unwrap_or_default()
+    }
+
+    /// What it counts against the limits of links and queues, in bytes: its body and its extensions.
+    pub fn charged_bytes(&self) -> u64 {
+        (self.body.len() + self.extensions.as_ref().map_or(0, |extensions| extensions.len())) as u64
+    }
+}

@@ -1,1 +1,3 @@
 //! Underlay.
+
+pub mod proto;

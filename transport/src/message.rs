@@ -1,7 +1,7 @@
 //! A message in memory: what travels through every layer.
 
 use crate::pool::{Body, Segment};
-use crate::proto::extension::{ExtensionScope, Extensions};
+use crate::proto::extension::Extensions;
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::{CorrelationId, Incarnation, Lane, MessageNumber, Origin};
 
@@ -53,10 +53,9 @@ impl Message {
         reply
     }
 
-    /// Its extensions. Those that came from a peer were checked when they arrived, so nothing is left out.
+    /// Its extensions, which were checked when they arrived or were written.
     pub fn extensions(&self) -> Extensions<'_> {
-        let bytes = self.extensions.as_deref().unwrap_or(&[]);
-        Extensions::parse(bytes, 0, ExtensionScope::Record).unwrap_or_default()
+        Extensions::already_checked(self.extensions.as_deref().unwrap_or(&[]))
     }
 
     /// What it counts against the limits of links and queues, in bytes: its body and its extensions.

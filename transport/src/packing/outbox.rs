@@ -2,7 +2,9 @@
 
 use super::{PackingRules, PackingStats};
 use crate::message::Message;
-use crate::pool::{BUFFER_BYTES_MAX, Body, BufferMut, COPY_BREAK_BYTES, GATHER_SEGMENTS_MAX, GatherList, Pool, PoolError};
+use crate::pool::{
+    BUFFER_BYTES_MAX, Body, BufferMut, COPY_BREAK_BYTES, GATHER_SEGMENTS_MAX, GatherList, Pool, PoolError,
+};
 use crate::proto::credit::SendWindow;
 use crate::proto::frame::{FrameHeader, FrameKind, frame_bytes_for};
 use crate::proto::record::{ChunkHead, MessageHead, padded_head_bytes};
@@ -43,7 +45,9 @@ pub struct Announcement {
 
 /// A lane's queue is full.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
-#[error("the send queue holds {messages} messages and {bytes} bytes; the limits are {messages_max} and {bytes_max}")]
+#[error(
+    "the send queue holds {messages} messages and {bytes} bytes; the limits are {messages_max} and {bytes_max}"
+)]
 pub struct OutboxFull {
     /// Messages that wait.
     pub messages: usize,
@@ -127,7 +131,9 @@ impl Outbox {
     /// [`OutboxFull`] with the message, when a limit is reached. One message is always taken, however long.
     #[allow(clippy::result_large_err)] // the message goes back to its owner, whole
     pub fn push(&mut self, message: Message) -> Result<(), (OutboxFull, Message)> {
-        if self.waiting_messages >= self.messages_max || (self.waiting_messages > 0 && self.waiting_bytes >= self.bytes_max) {
+        if self.waiting_messages >= self.messages_max
+            || (self.waiting_messages > 0 && self.waiting_bytes >= self.bytes_max)
+        {
             return Err((self.full(), message));
         }
         self.waiting_messages += 1;
@@ -296,7 +302,8 @@ impl Outbox {
     }
 
     fn head_bytes(&self, message: &Message, offset: usize) -> usize {
-        let needed = message.head.head_bytes_needed(message.extensions.as_ref().map_or(0, |bytes| bytes.len()));
+        let needed =
+            message.head.head_bytes_needed(message.extensions.as_ref().map_or(0, |bytes| bytes.len()));
         padded_head_bytes(offset, needed, message.body.len(), self.rules.head_bytes_max)
     }
 }
@@ -362,7 +369,8 @@ impl Outbox {
     ) -> Result<(), PoolError> {
         let Some(message) = self.lanes[lane.index()].messages.front() else { return Ok(()) };
         let record_bytes = self.record_bytes(message, FRAME_HEADER_BYTES);
-        let mut heads = self.take_heads(self.rules.head_bytes_max + COPY_BREAK_BYTES + 2 * LINE_BYTES, pool)?;
+        let mut heads =
+            self.take_heads(self.rules.head_bytes_max + COPY_BREAK_BYTES + 2 * LINE_BYTES, pool)?;
         let header = self.header(FrameKind::Data, 1, record_bytes, windows, announcement);
         heads.put_slice(&header.encode());
         if let Some(message) = self.take_first(lane) {
@@ -421,7 +429,8 @@ impl Outbox {
         let Some(message) = queue.messages.front() else { return Ok(()) };
         let (from, total) = (queue.chunked_bytes, message.body.len());
         let body_bytes = message.body.bytes_in(from, self.rules.chunk_bytes_max, SEGMENTS_IN_FRAME_MAX);
-        let head_bytes = if from == 0 { self.head_bytes(message, FRAME_HEADER_BYTES) } else { CHUNK_HEAD_BYTES };
+        let head_bytes =
+            if from == 0 { self.head_bytes(message, FRAME_HEADER_BYTES) } else { CHUNK_HEAD_BYTES };
         let record_bytes = record_aligned(head_bytes + body_bytes);
         let sequence = queue.next_sequence;
         let header = self.header(FrameKind::Data, 1, record_bytes, windows, announcement);

@@ -54,18 +54,34 @@ impl Body {
         if bytes == 0 {
             return Ok(());
         }
-        let last = match &mut self.more {
-            Some(more) => more.as_mut_slice().last_mut(),
-            None => self.inline.last_mut(),
-        };
+        let listed = self.more.as_mut().and_then(|more| more.as_mut_slice().last_mut());
+        let last = listed.or(self.inline.last_mut());
         if !last.is_some_and(|last| last.try_join(&segment)) {
             match &mut self.more {
+                _ if !self.inline.is_full() => self.inline.push(segment),
                 Some(more) => more.push(segment, pool)?,
-                None if !self.inline.is_full() => self.inline.push(segment),
-                None => self.more.insert(SegmentList::new(pool)?).push(segment, pool)?,
+                None => self.more.insert(SegmentList::new(1, pool)?).push(segment, pool)?,
             }
         }
         self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Appends the segments of another body.
+    ///
+    /// # Errors
+    /// As [`Body::push`]. The body stays as it was.
+    pub fn append(&mut self, other: &Body, pool: &mut Pool) -> Result<(), PoolError> {
+        let count = self.segment_count() + other.segment_count();
+        if let Some(listed) = count.checked_sub(INLINE).filter(|&listed| listed > 0) {
+            match &mut self.more {
+                Some(more) => more.reserve(listed, pool)?,
+                None => self.more = Some(SegmentList::new(listed, pool)?),
+            }
+        }
+        for segment in other.segments() {
+            self.push(segment.clone(), pool)?;
+        }
         Ok(())
     }
 
@@ -90,13 +106,14 @@ impl Body {
     /// The segments that make up `bytes` bytes from `from` on; fewer if the body ends before.
     pub fn slices(&self, from: usize, bytes: usize) -> impl Iterator<Item = Segment> {
         let (mut skip, mut rest) = (from, bytes);
-        self.segments().map_while(move |segment| {
-            let start = skip.min(segment.len());
-            let end = segment.len().min(start + rest);
-            (skip, rest) = (skip - start, rest - (end - start));
-            (rest > 0 || end > start).then(|| segment.slice(start..end))
-        })
-        .filter(|segment| !segment.is_empty())
+        self.segments()
+            .map_while(move |segment| {
+                let start = skip.min(segment.len());
+                let end = segment.len().min(start + rest);
+                (skip, rest) = (skip - start, rest - (end - start));
+                (rest > 0 || end > start).then(|| segment.slice(start..end))
+            })
+            .filter(|segment| !segment.is_empty())
     }
 
     /// Another body of the same segments. It copies no bytes.
@@ -269,14 +286,17 @@ struct SegmentList {
 }
 
 impl SegmentList {
-    fn new(pool: &mut Pool) -> Result<Self, PoolError> {
-        Ok(Self { memory: pool.buffer(16 * size_of::<Segment>())?, count: 0 })
+    /// An empty list with room for at least `count` segments.
+    fn new(count: usize, pool: &mut Pool) -> Result<Self, PoolError> {
+        let memory = pool.buffer(count * size_of::<Segment>()).map_err(|error| match error {
+            PoolError::TooLarge { .. } => PoolError::TooManySegments { segments_max: SEGMENTS_MAX },
+            other => other,
+        })?;
+        Ok(Self { memory, count: 0 })
     }
 
     fn push(&mut self, segment: Segment, pool: &mut Pool) -> Result<(), PoolError> {
-        if self.count == self.memory.capacity() / size_of::<Segment>() {
-            self.grow(pool)?;
-        }
+        self.reserve(self.count + 1, pool)?;
         let free = self.memory.spare_mut().as_mut_ptr().cast::<Segment>();
         // SAFETY: there is room for one more; buffers are aligned to 256 bytes at least, and nothing is ever declared
         // written in this one, so its spare part starts at its front.
@@ -285,16 +305,18 @@ impl SegmentList {
         Ok(())
     }
 
-    fn grow(&mut self, pool: &mut Pool) -> Result<(), PoolError> {
+    /// Makes room for `count` segments in all.
+    fn reserve(&mut self, count: usize, pool: &mut Pool) -> Result<(), PoolError> {
+        if count <= self.memory.capacity() / size_of::<Segment>() {
+            return Ok(());
+        }
+        let mut larger = Self::new(count, pool)?;
+        let target = larger.memory.spare_mut().as_mut_ptr();
         let bytes = self.count * size_of::<Segment>();
-        let mut memory = pool.buffer(bytes + 1).map_err(|error| match error {
-            PoolError::TooLarge { .. } => PoolError::TooManySegments { segments_max: SEGMENTS_MAX },
-            other => other,
-        })?;
-        let target = memory.spare_mut().as_mut_ptr();
-        // SAFETY: a move of `count` segments to a larger buffer; the old one is dropped as plain memory.
+        // SAFETY: a move of `count` segments into a larger buffer; the old list counts none from here on.
         unsafe { std::ptr::copy_nonoverlapping(self.memory.spare_mut().as_ptr(), target, bytes) };
-        self.memory = memory;
+        larger.count = std::mem::take(&mut self.count);
+        *self = larger;
         Ok(())
     }
 

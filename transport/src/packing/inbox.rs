@@ -1,0 +1,344 @@
+//! What has arrived, and how messages are cut out of it.
+
+use super::PackingRules;
+use crate::message::Message;
+use crate::pool::{Body, Pool, PoolError, Segment};
+use crate::proto::frame::{FrameBudget, FrameHeader, check_padding};
+use crate::proto::record::{BodyProgress, ChunkHead, MessageHead, RecordKind, RecordPeek};
+use crate::proto::{FRAME_HEADER_BYTES, HEAD_BYTES_MAX, LANES, Limits, PeerMisbehaved};
+use std::collections::VecDeque;
+use thiserror::Error;
+
+/// Takes segments as they arrive and gives the frames' content, in order.
+///
+/// A frame is looked at when all of it is there, so what it holds is bounded by `frame_bytes_max` for the frame and
+/// `message_bytes_max` for each lane's unfinished bulk message. Bodies are slices of the segments that arrived.
+#[derive(Debug)]
+pub struct Inbox {
+    limits: Limits,
+    rules: PackingRules,
+    segments: VecDeque<Segment>,
+    /// Bytes in `segments`.
+    available: usize,
+    /// The frame that is being taken apart.
+    frame: Option<OpenFrame>,
+    unfinished: [Option<Unfinished>; LANES],
+    /// Heads that lie across two segments, and control records.
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct OpenFrame {
+    budget: FrameBudget,
+    padding_bytes: usize,
+    /// Where in the frame the next record begins, for reports.
+    offset: u32,
+}
+
+/// A bulk message of which chunks are missing.
+#[derive(Debug)]
+struct Unfinished {
+    message: Message,
+    progress: BodyProgress,
+}
+
+/// A piece of what arrived.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A frame begins; all of it is there.
+    Frame(FrameHeader),
+    /// A control record: [`Inbox::control_record`] has its bytes until the next call.
+    Control,
+    /// A whole message.
+    Message {
+        /// The message.
+        message: Message,
+        /// Its body took chunk credit.
+        is_bulk: bool,
+        /// It began in an earlier record, which was reported as [`Parsed::Part`].
+        had_begun: bool,
+    },
+    /// A part of a bulk message, which takes chunk credit.
+    Part {
+        /// The head of the message, if it begins here.
+        begins: Option<MessageHead>,
+        /// Bytes that are still missing.
+        missing_bytes: u64,
+    },
+    /// The frame is done with; its slot can be used again.
+    FrameEnd,
+}
+
+/// Why nothing more can be taken out of an inbox.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InboxError {
+    /// The peer broke the protocol: the connection is over.
+    #[error(transparent)]
+    Peer(#[from] PeerMisbehaved),
+    /// The pool is empty: try again when buffers have come back. Nothing was lost.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+impl Inbox {
+    /// An empty inbox.
+    pub fn new(rules: PackingRules, limits: Limits) -> Self {
+        Self {
+            limits,
+            rules,
+            segments: VecDeque::new(),
+            available: 0,
+            frame: None,
+            unfinished: Default::default(),
+            scratch: Vec::with_capacity(HEAD_BYTES_MAX),
+        }
+    }
+
+    /// Takes bytes that arrived.
+    pub fn push(&mut self, segment: Segment) {
+        self.available += segment.len();
+        self.segments.push_back(segment);
+    }
+
+    /// True while a part of a frame has arrived and the rest has not.
+    pub fn is_mid_frame(&self) -> bool {
+        self.frame.is_none() && self.available > 0
+    }
+
+    /// The next piece, or `None` until more has arrived.
+    ///
+    /// # Errors
+    /// [`InboxError::Peer`] ends it for good; after [`InboxError::Pool`] the same call may succeed later.
+    #[allow(clippy::should_implement_trait)] // an iterator could not borrow the pool
+    pub fn next(&mut self, pool: &mut Pool) -> Result<Option<Parsed>, InboxError> {
+        match &self.frame {
+            None => Ok(self.begin_frame()?.map(Parsed::Frame)),
+            Some(frame) if frame.budget.records_left() == 0 => {
+                self.end_frame()?;
+                Ok(Some(Parsed::FrameEnd))
+            }
+            Some(_) => self.take_record(pool).map(Some),
+        }
+    }
+
+    /// The bytes of the control record that was reported last.
+    pub fn control_record(&self) -> &[u8] {
+        &self.scratch
+    }
+
+    fn begin_frame(&mut self) -> Result<Option<FrameHeader>, PeerMisbehaved> {
+        if self.available < FRAME_HEADER_BYTES {
+            return Ok(None);
+        }
+        let limits = self.limits;
+        let Some(bytes) = self.peek(FRAME_HEADER_BYTES).first_chunk() else { return Ok(None) };
+        let header = FrameHeader::parse(bytes, &limits)?;
+        if self.available < header.frame_bytes() as usize {
+            return Ok(None);
+        }
+        self.consume(FRAME_HEADER_BYTES);
+        let budget = FrameBudget::new(&header);
+        let padding_bytes = header.padding_bytes() as usize;
+        self.frame = Some(OpenFrame { budget, padding_bytes, offset: FRAME_HEADER_BYTES as u32 });
+        Ok(Some(header))
+    }
+
+    fn end_frame(&mut self) -> Result<(), PeerMisbehaved> {
+        let Some(frame) = self.frame.take() else { return Ok(()) };
+        check_padding(self.peek(frame.padding_bytes), frame.offset)?;
+        self.consume(frame.padding_bytes);
+        Ok(())
+    }
+
+    fn take_record(&mut self, pool: &mut Pool) -> Result<Parsed, InboxError> {
+        const PEEK_BYTES: usize = 8;
+        let limits = self.limits;
+        let Some(frame) = &self.frame else { return Ok(Parsed::FrameEnd) };
+        let budget = frame.budget;
+        // The header's check left 8 bytes for each record, and the whole frame is there.
+        let first = self.peek(PEEK_BYTES).first_chunk().copied().unwrap_or_default();
+        let peek = RecordPeek::parse(&first, &limits)?;
+        budget.check_head(&peek)?;
+        match peek.kind {
+            RecordKind::Control(_) => self.take_control(peek.head_bytes, budget),
+            RecordKind::Chunk => self.take_chunk(peek.head_bytes, budget, pool),
+            RecordKind::Message(_) => self.take_message(peek.head_bytes, budget, pool),
+        }
+    }
+
+    fn take_control(&mut self, bytes: u16, mut budget: FrameBudget) -> Result<Parsed, InboxError> {
+        budget.take(bytes, 0)?;
+        self.copy_to_scratch(bytes.into());
+        self.finish_record(budget, bytes, 0, 0)?;
+        Ok(Parsed::Control)
+    }
+
+    fn take_message(
+        &mut self,
+        head_bytes: u16,
+        budget: FrameBudget,
+        pool: &mut Pool,
+    ) -> Result<Parsed, InboxError> {
+        let limits = self.limits;
+        let (head, extensions) = MessageHead::parse(self.peek(head_bytes.into()), &limits)?;
+        let extensions_at = head.extensions_at()..head.extensions_at() + extensions.as_bytes().len();
+        if self.unfinished[head.lane.index()].is_some() {
+            return Err(PeerMisbehaved::MessageBetweenChunks { lane: head.lane }.into());
+        }
+        let mut after = budget;
+        let padding = after.take(head_bytes, head.body_bytes)?;
+        let body = self.body_at(head_bytes.into(), head.body_bytes as usize, pool)?;
+        let extensions = self.cut_extensions(head_bytes.into(), extensions_at, pool)?;
+        self.finish_record(after, head_bytes, head.body_bytes, padding)?;
+        let message = Message { head, extensions, body };
+        let is_bulk = self.rules.is_bulk(head.total_body_bytes);
+        if !head.more() {
+            return Ok(Parsed::Message { message, is_bulk, had_begun: false });
+        }
+        let progress = BodyProgress::new(head.body_bytes.into(), head.total_body_bytes);
+        let missing_bytes = head.total_body_bytes - progress.received();
+        self.unfinished[head.lane.index()] = Some(Unfinished { message, progress });
+        Ok(Parsed::Part { begins: Some(head), missing_bytes })
+    }
+
+    fn take_chunk(
+        &mut self,
+        head_bytes: u16,
+        budget: FrameBudget,
+        pool: &mut Pool,
+    ) -> Result<Parsed, InboxError> {
+        let limits = self.limits;
+        let chunk = ChunkHead::parse(self.peek(head_bytes.into()), &limits)?;
+        let mut after = budget;
+        let padding = after.take(head_bytes, chunk.body_bytes)?;
+        let body = self.body_at(head_bytes.into(), chunk.body_bytes as usize, pool)?;
+        let complete = self.append_chunk(&chunk, &body, pool)?;
+        self.finish_record(after, head_bytes, chunk.body_bytes, padding)?;
+        let slot = &mut self.unfinished[chunk.lane.index()];
+        match slot.take_if(|_| complete) {
+            Some(Unfinished { message, .. }) => {
+                Ok(Parsed::Message { message, is_bulk: true, had_begun: true })
+            }
+            None => {
+                let missing = |unfinished: &Unfinished| {
+                    unfinished.message.head.total_body_bytes - unfinished.progress.received()
+                };
+                Ok(Parsed::Part { begins: None, missing_bytes: slot.as_ref().map_or(0, missing) })
+            }
+        }
+    }
+
+    /// Appends a chunk to the message that it continues; says whether that is complete.
+    fn append_chunk(&mut self, chunk: &ChunkHead, body: &Body, pool: &mut Pool) -> Result<bool, InboxError> {
+        let lane = chunk.lane;
+        let Some(unfinished) = &mut self.unfinished[lane.index()] else {
+            return Err(PeerMisbehaved::ChunkWithoutMessage { lane }.into());
+        };
+        let head = &unfinished.message.head;
+        if chunk.lane_sequence != head.lane_sequence || chunk.link != head.link {
+            return Err(PeerMisbehaved::ChunkOfAnother {
+                lane,
+                expected: head.lane_sequence,
+                found: chunk.lane_sequence,
+            }
+            .into());
+        }
+        let mut progress = unfinished.progress;
+        let complete = progress.accept(chunk)?;
+        unfinished.message.body.append(body, pool)?;
+        unfinished.progress = progress;
+        Ok(complete)
+    }
+
+    /// The bytes of a body that lies `skip` bytes ahead.
+    fn body_at(&self, skip: usize, bytes: usize, pool: &mut Pool) -> Result<Body, PoolError> {
+        let mut body = Body::new();
+        let (mut skip, mut rest) = (skip, bytes);
+        for segment in &self.segments {
+            let start = skip.min(segment.len());
+            let end = segment.len().min(start + rest);
+            if end > start {
+                body.push(segment.slice(start..end), pool)?;
+            }
+            (skip, rest) = (skip - start, rest - (end - start));
+            if rest == 0 {
+                break;
+            }
+        }
+        Ok(body)
+    }
+
+    /// The extensions of the head that comes next, as a segment.
+    fn cut_extensions(
+        &mut self,
+        head_bytes: usize,
+        at: std::ops::Range<usize>,
+        pool: &mut Pool,
+    ) -> Result<Option<Segment>, PoolError> {
+        if at.is_empty() {
+            return Ok(None);
+        }
+        if let Some(front) = self.segments.front().filter(|front| front.len() >= at.end) {
+            return Ok(Some(front.slice(at)));
+        }
+        let mut buffer = pool.buffer(at.len())?;
+        buffer.put_slice(&self.peek(head_bytes)[at]);
+        Ok(Some(buffer.split()))
+    }
+
+    /// Lets go of a record, and of the zeros behind it.
+    fn finish_record(
+        &mut self,
+        budget: FrameBudget,
+        head_bytes: u16,
+        body_bytes: u32,
+        padding: usize,
+    ) -> Result<(), PeerMisbehaved> {
+        self.consume(usize::from(head_bytes) + body_bytes as usize);
+        let Some(frame) = &mut self.frame else { return Ok(()) };
+        frame.budget = budget;
+        frame.offset += u32::from(head_bytes) + body_bytes;
+        let offset = frame.offset;
+        frame.offset += padding as u32;
+        if padding > 0 {
+            check_padding(self.peek(padding), offset)?;
+            self.consume(padding);
+        }
+        Ok(())
+    }
+
+    /// The next bytes in one piece, copied only if they lie across segments. There must be so many.
+    fn peek(&mut self, bytes: usize) -> &[u8] {
+        if self.segments.front().is_some_and(|front| front.len() >= bytes) {
+            return &self.segments[0][..bytes];
+        }
+        self.copy_to_scratch(bytes);
+        &self.scratch
+    }
+
+    fn copy_to_scratch(&mut self, bytes: usize) {
+        self.scratch.clear();
+        for segment in &self.segments {
+            let missing = bytes - self.scratch.len();
+            if missing == 0 {
+                break;
+            }
+            self.scratch.extend_from_slice(&segment[..segment.len().min(missing)]);
+        }
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.available -= bytes;
+        let mut rest = bytes;
+        while rest > 0 {
+            let Some(front) = self.segments.front_mut() else { return };
+            if front.len() > rest {
+                front.advance(rest);
+                return;
+            }
+            rest -= front.len();
+            self.segments.pop_front();
+        }
+    }
+}

@@ -157,6 +157,16 @@ pub enum PeerMisbehaved {
     #[error("a settlement from {from} to {to}")]
     SettleRange { from: u64, to: u64 },
 
+    // ---- link
+    #[error("link {link} is not one that may be used so")]
+    LinkUnknown { link: LinkId },
+    #[error("link {link} is attached already")]
+    LinkInUse { link: LinkId },
+    #[error("a grant for link {link} by the end that sends on it")]
+    GrantByProducer { link: LinkId },
+    #[error("settlement of link {link}, which was not negotiated")]
+    SettlementNotNegotiated { link: LinkId },
+
     // ---- credit
     #[error("frame position {position} is past the granted {limit}")]
     FrameCreditOverrun { position: u64, limit: u64 },

@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 pub struct LinkId(NonZeroU32);
 
 impl LinkId {
+    /// The first link of a connecting end.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
     /// The link of this number, or `None` for zero.
     pub const fn new(number: u32) -> Option<Self> {
         match NonZeroU32::new(number) {

@@ -1,0 +1,196 @@
+//! One end of a connection: what lies between a channel's bytes and its owner's messages.
+//!
+//! A [`Connection`] joins the handshake, packing, links and credit of one channel into one state machine. It takes
+//! segments ([`Connection::handle_segment`]) and time, gives [`ConnectionEvent`]s ([`Connection::poll_event`]) and
+//! gather lists ([`Connection::poll_transmit`]), and says when it wants to be called for the sake of a timeout.
+//!
+//! What it promises: messages come out in the order of their lane; nothing is sent past what the peer granted, and a
+//! peer that goes past what was granted here loses its connection; it ends with exactly one
+//! [`ConnectionEvent::Closed`]; whatever the peer does, it costs bounded memory and bounded time.
+//!
+//! What it must never know: which wire carries it, what a destination is, and what becomes of a message.
+
+mod greeting;
+mod links;
+mod state;
+
+pub use links::{AttachRequest, LinkError, LinkRoom, Target};
+pub use state::{Connection, SendError};
+
+use crate::message::Message;
+use crate::proto::control::{CloseCode, DetachCode, LinkRole};
+use crate::proto::hello::{ProcessIdentity, Refusal};
+use crate::proto::{LinkId, Parameters, PeerMisbehaved};
+use std::time::Duration;
+use thiserror::Error;
+
+/// What one end brings to its connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionConfig {
+    /// What this end proposes in the handshake; the smaller of both ends' values holds.
+    pub parameters: Parameters,
+    /// The hello must be complete within this time. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// A frame must be complete this long after its first byte. Default 10 s.
+    pub frame_timeout: Duration,
+    /// What waits to be sent must make progress within this time: the wire must take it, and the peer must grant it
+    /// room. Default 10 s.
+    pub send_timeout: Duration,
+    /// After a close was sent, the peer has this long to take it. Default 1 s.
+    pub close_timeout: Duration,
+    /// The most messages that wait to be sent on one connection. Default 65,536.
+    pub send_queue_messages_max: usize,
+    /// About the most bytes of messages that wait to be sent on one connection. Default 64 MiB.
+    pub send_queue_bytes_max: u64,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            parameters: Parameters::default(),
+            handshake_timeout: Duration::from_secs(5),
+            frame_timeout: Duration::from_secs(10),
+            send_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(1),
+            send_queue_messages_max: 65_536,
+            send_queue_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Who this end is, the same for all its connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The process and its present life.
+    pub process: ProcessIdentity,
+    /// A name for logs, up to 64 bytes.
+    pub name: String,
+}
+
+/// Who the peer is, and what was settled with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub identity: Identity,
+    /// What holds for this connection.
+    pub parameters: Parameters,
+}
+
+/// What happened on a connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectionEvent {
+    /// The handshake is done; messages may be sent.
+    Opened(Box<Peer>),
+    /// The peer asks for a link: answer with [`Connection::accept_link`] or [`Connection::refuse_link`].
+    AttachRequested(Box<AttachRequest>),
+    /// A link that was asked for here is there.
+    Attached {
+        /// The link.
+        link: LinkId,
+    },
+    /// A link has ended, or was refused. Not for links that were detached here.
+    Detached {
+        /// The link.
+        link: LinkId,
+        /// Who sent on it, as it was asked for.
+        role: LinkRole,
+        /// Why.
+        code: DetachCode,
+        /// For people.
+        text: String,
+    },
+    /// A message arrived.
+    Message(Message),
+    /// A link that had run out of credit may send again.
+    Writable {
+        /// The link.
+        link: LinkId,
+    },
+    /// The connection has ended. Nothing follows.
+    Closed(CloseReason),
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// This end closed it.
+    #[error("closed by this end ({code:?}): {text}")]
+    Local {
+        /// What the peer was told.
+        code: CloseCode,
+        /// The same, for people.
+        text: String,
+    },
+    /// The peer closed it.
+    #[error("closed by the peer ({code:?}): {text}")]
+    Peer {
+        /// Why, it says.
+        code: CloseCode,
+        /// The same, for people.
+        text: String,
+    },
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Misbehaved(#[from] PeerMisbehaved),
+    /// The peer refused the handshake.
+    #[error("the peer refused the connection ({code:?}): {text}", code = .0.code, text = .0.text())]
+    Refused(Refusal),
+    /// This end refused the handshake.
+    #[error("the connection was refused ({code:?}): {text}", code = .0.code, text = .0.text())]
+    HandshakeRefused(Refusal),
+    /// The hello did not arrive in time.
+    #[error("the handshake was not complete after {0:?} (handshake_timeout_ms)")]
+    HandshakeTimeout(Duration),
+    /// A frame began and did not end in time.
+    #[error("a frame was not complete {0:?} after its first byte (frame_timeout_ms)")]
+    FrameTimeout(Duration),
+    /// Nothing arrived for too long.
+    #[error("the peer said nothing for {0:?} (idle_timeout_ms)")]
+    PeerSilent(Duration),
+    /// The peer took nothing for too long.
+    #[error("the peer took nothing for {0:?} while something waited for it (send_timeout_ms)")]
+    PeerNotReading(Duration),
+    /// A bound of this end was reached.
+    #[error("a limit of this end was reached: {0}")]
+    ResourceLimit(String),
+    /// The channel ended by itself.
+    #[error("the channel ended: {0}")]
+    Channel(String),
+}
+
+impl CloseReason {
+    /// A short name for counters and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Local { .. } => "local",
+            Self::Peer { .. } => "peer",
+            Self::Misbehaved(_) => "misbehaved",
+            Self::Refused(_) => "refused",
+            Self::HandshakeRefused(_) => "handshake_refused",
+            Self::HandshakeTimeout(_) => "handshake_timeout",
+            Self::FrameTimeout(_) => "frame_timeout",
+            Self::PeerSilent(_) => "peer_silent",
+            Self::PeerNotReading(_) => "peer_not_reading",
+            Self::ResourceLimit(_) => "resource_limit",
+            Self::Channel(_) => "channel",
+        }
+    }
+
+    /// What the peer is told.
+    pub fn code(&self) -> CloseCode {
+        match self {
+            Self::Local { code, .. } | Self::Peer { code, .. } => *code,
+            Self::Misbehaved(_) | Self::Refused(_) | Self::HandshakeRefused(_) => CloseCode::ProtocolViolation,
+            Self::HandshakeTimeout(_) => CloseCode::HandshakeTimeout,
+            Self::FrameTimeout(_) | Self::PeerSilent(_) => CloseCode::PeerSilent,
+            Self::PeerNotReading(_) => CloseCode::PeerNotReading,
+            Self::ResourceLimit(_) => CloseCode::ResourceLimit,
+            Self::Channel(_) => CloseCode::Normal,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

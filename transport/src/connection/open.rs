@@ -1,0 +1,264 @@
+//! What an open connection consists of.
+
+use super::links::Links;
+use super::{CloseReason, ConnectionConfig, ConnectionEvent, SendError};
+use crate::message::Message;
+use crate::packing::{Announcement, Inbox, InboxError, Outbox, PackingRules, Parsed, Windows};
+use crate::pool::{GatherList, Pool, PoolError};
+use crate::proto::control::{CONTROL_BYTES_MAX, Control, Detach, DetachCode, Flow};
+use crate::proto::credit::{ReceiveWindow, SendWindow};
+use crate::proto::frame::FrameHeader;
+use crate::proto::handshake::Negotiated;
+use crate::proto::record::{MessageHead, MessageKind};
+use crate::proto::serial::{FrameOrder, LaneOrder};
+use crate::proto::text::ReasonText;
+use crate::proto::{CHUNKS_IN_FLIGHT_MAX, LANES, Lane, LinkId, Parameters, PeerMisbehaved};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The parts of a connection between its handshake and its end.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
+    pub(super) links: Links,
+    pub(super) windows: Windows,
+    /// Frames and chunks that the peer may send.
+    frames: ReceiveWindow,
+    chunks: ReceiveWindow,
+    frame_order: FrameOrder,
+    lane_order: LaneOrder,
+    /// By lane, what the peer has acknowledged.
+    acknowledged: [u64; LANES],
+    parameters: Parameters,
+    pub(super) keep_alive: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) owes_keep_alive: bool,
+    /// The peer cannot go on without more chunk credit, or could not soon.
+    owes_chunks: bool,
+    pub(super) closed_by_peer: Option<CloseReason>,
+}
+
+impl Open {
+    pub(super) fn new(config: &ConnectionConfig, negotiated: &Negotiated, is_client: bool) -> Self {
+        let parameters = negotiated.parameters;
+        let rules = PackingRules::new(&parameters);
+        Self {
+            inbox: Inbox::new(rules, parameters.limits()),
+            outbox: Outbox::new(rules, config.send_queue_messages_max, config.send_queue_bytes_max),
+            links: Links::new(is_client, parameters.links_max),
+            windows: Windows {
+                frames: SendWindow::new(parameters.frame_slots.into(), parameters.control_slots.into()),
+                chunks: SendWindow::new(CHUNKS_IN_FLIGHT_MAX, 0),
+            },
+            frames: ReceiveWindow::new(parameters.frame_slots.into()),
+            chunks: ReceiveWindow::new(CHUNKS_IN_FLIGHT_MAX),
+            frame_order: FrameOrder::default(),
+            lane_order: LaneOrder::resuming(negotiated.receive_from),
+            acknowledged: negotiated.send_from,
+            parameters,
+            keep_alive: Duration::from_millis(parameters.keep_alive_ms.into()),
+            idle_timeout: Duration::from_millis(parameters.idle_timeout_ms.into()),
+            owes_keep_alive: false,
+            owes_chunks: false,
+            closed_by_peer: None,
+        }
+    }
+
+    /// Checks a message against what was settled and takes its link's credit.
+    pub(super) fn admit(&mut self, message: &mut Message, pool: &mut Pool) -> Result<(), SendError> {
+        let (bytes, limit) = (message.body.len() as u64, self.parameters.message_bytes_max);
+        if bytes > limit {
+            return Err(SendError::BodyTooLong { bytes, limit });
+        }
+        let extension_bytes = message.extensions.as_ref().map_or(0, |extensions| extensions.len());
+        let (head, limit) = (message.head.head_bytes_needed(extension_bytes), self.parameters.head_bytes_max.into());
+        if head > limit {
+            return Err(SendError::HeadTooLong { bytes: head, limit });
+        }
+        if !self.outbox.takes_as_it_is(&message.body) {
+            message.body.join(pool)?;
+        }
+        self.outbox.check_room()?;
+        match message.head.link {
+            Some(link) => Ok(self.links.take_credit(link, bytes)?),
+            None if message.head.kind == MessageKind::Reply => Ok(()),
+            None => Err(SendError::NoLink),
+        }
+    }
+
+    /// Appends everything that may leave.
+    pub(super) fn fill(&mut self, pool: &mut Pool, gather: &mut GatherList) -> Result<(), PoolError> {
+        let outbox = &mut self.outbox;
+        self.links.take_due(|link, credit| push_control(outbox, &Control::Flow(Flow { link, credit })));
+        let announcement = self.announcement();
+        let before = gather.len();
+        self.outbox.fill(&mut self.windows, &announcement, pool, gather)?;
+        if gather.len() == before && self.owes_announcement() {
+            self.outbox.fill_keep_alive(&mut self.windows, &announcement, pool, gather)?;
+        }
+        if gather.len() > before {
+            self.frames.grant();
+            self.chunks.grant();
+            (self.owes_keep_alive, self.owes_chunks) = (false, false);
+        }
+        Ok(())
+    }
+
+    pub(super) fn wants_transmit(&self) -> bool {
+        self.outbox.waiting_messages() > 0
+            || self.outbox.waiting_control() > 0
+            || self.links.has_due()
+            || self.owes_announcement()
+    }
+
+    pub(super) fn push_control(&mut self, control: &Control<'_>) {
+        push_control(&mut self.outbox, control);
+    }
+
+    fn owes_announcement(&self) -> bool {
+        self.owes_keep_alive || self.owes_chunks || self.frames.due()
+    }
+
+    /// What the next frames say. The limits count as granted only once such a frame is packed.
+    fn announcement(&self) -> Announcement {
+        Announcement {
+            frame_limit: self.frames.next_grant(),
+            chunk_limit: self.chunks.next_grant(),
+            acknowledged: Lane::ALL.map(|lane| self.lane_order.next(lane)),
+        }
+    }
+
+    /// Takes what has arrived apart until there is a message or an event, or nothing more.
+    pub(super) fn poll(
+        &mut self,
+        pool: &mut Pool,
+        events: &mut VecDeque<ConnectionEvent>,
+    ) -> Result<Option<Message>, InboxError> {
+        while events.is_empty() && self.closed_by_peer.is_none() {
+            match self.inbox.next(pool)? {
+                None => return Ok(None),
+                Some(Parsed::Frame(header)) => self.begin_frame(&header)?,
+                Some(Parsed::FrameEnd) => self.frames.release(1),
+                Some(Parsed::Control) => self.handle_control(events)?,
+                Some(Parsed::Part { begins, missing_bytes }) => {
+                    if let Some(head) = &begins {
+                        self.check_order(head)?;
+                        self.count_on_link(head)?;
+                    }
+                    self.receive_chunk(missing_bytes)?;
+                }
+                Some(Parsed::Message { message, is_bulk, had_begun }) => {
+                    if is_bulk {
+                        self.receive_chunk(0)?;
+                    }
+                    if !had_begun {
+                        self.count_on_link(&message.head)?;
+                    }
+                    self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
+                    return Ok(Some(message));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn begin_frame(&mut self, header: &FrameHeader) -> Result<(), PeerMisbehaved> {
+        self.frame_order.accept(header.frame_number_low)?;
+        self.frames.receive(1).map_err(|overrun| overrun.of_frames())?;
+        self.windows.frames.grant_short(header.frame_limit_low);
+        self.windows.chunks.grant_short(header.chunk_limit_low);
+        let (lane, found) = (header.ack_lane, header.ack_sequence);
+        let limit = self.outbox.next_sequence(lane);
+        if found > limit {
+            return Err(PeerMisbehaved::AcknowledgedUnsent { lane, found, limit });
+        }
+        let acknowledged = &mut self.acknowledged[lane.index()];
+        *acknowledged = found.max(*acknowledged);
+        Ok(())
+    }
+
+    /// A message that begins with its first chunk is not taken over yet, but must be the next one of its lane.
+    fn check_order(&self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
+        let (lane, found, expected) = (head.lane, head.lane_sequence, self.lane_order.next(head.lane));
+        if found != expected {
+            return Err(PeerMisbehaved::LaneOutOfSequence { lane, expected, found });
+        }
+        Ok(())
+    }
+
+    fn count_on_link(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
+        head.link.map_or(Ok(()), |link| self.links.received(link, head.total_body_bytes))
+    }
+
+    /// Counts a chunk. The peer is told of its credit at once when it needs more of it than it has.
+    fn receive_chunk(&mut self, missing_bytes: u64) -> Result<(), PeerMisbehaved> {
+        self.chunks.receive(1).map_err(|overrun| overrun.of_chunks())?;
+        self.chunks.release(1);
+        let left = self.chunks.granted() - self.chunks.received();
+        let needed = missing_bytes.div_ceil(self.parameters.chunk_bytes_max.into());
+        self.owes_chunks |= left == 0 || needed > left;
+        Ok(())
+    }
+
+    fn handle_control(&mut self, events: &mut VecDeque<ConnectionEvent>) -> Result<(), PeerMisbehaved> {
+        let limits = self.parameters.limits();
+        let Some(control) = Control::parse(self.inbox.control_record(), &limits)? else { return Ok(()) };
+        match control {
+            Control::Attach(attach) => match self.links.offered(&attach)? {
+                Some(request) => events.push_back(ConnectionEvent::AttachRequested(Box::new(request))),
+                None => refuse(&mut self.outbox, attach.link, self.parameters.links_max),
+            },
+            Control::Attached(attached) => {
+                if self.links.attached(attached.link, attached.credit)? {
+                    events.push_back(ConnectionEvent::Attached { link: attached.link });
+                }
+            }
+            Control::Detach(detach) => self.detached(detach.link, detach.code, &detach.text.as_str().to_owned(), events)?,
+            Control::Flow(flow) => {
+                if self.links.granted(flow.link, flow.credit)? {
+                    events.push_back(ConnectionEvent::Writable { link: flow.link });
+                }
+            }
+            Control::Close(close) => {
+                let text = close.text.as_str().to_owned();
+                self.closed_by_peer = Some(CloseReason::Peer { code: close.code, text });
+            }
+            Control::Settle(settle) => return Err(PeerMisbehaved::SettlementNotNegotiated { link: settle.link }),
+        }
+        Ok(())
+    }
+
+    fn detached(
+        &mut self,
+        link: LinkId,
+        code: DetachCode,
+        text: &str,
+        events: &mut VecDeque<ConnectionEvent>,
+    ) -> Result<(), PeerMisbehaved> {
+        let detached = self.links.detached(link)?;
+        if detached.wants_answer {
+            let answer = Detach { link, code: DetachCode::Normal, text: ReasonText::of("") };
+            push_control(&mut self.outbox, &Control::Detach(answer));
+        }
+        if detached.is_news {
+            let (role, text) = (detached.role, text.to_owned());
+            events.push_back(ConnectionEvent::Detached { link, role, code, text });
+        }
+        Ok(())
+    }
+}
+
+fn refuse(outbox: &mut Outbox, link: LinkId, links_max: u32) {
+    let text = format!("link {link} is past the {links_max} links that were settled (links_max)");
+    let detach = Detach { link, code: DetachCode::LinkLimit, text: ReasonText::of(&text) };
+    push_control(outbox, &Control::Detach(detach));
+}
+
+fn push_control(outbox: &mut Outbox, control: &Control<'_>) {
+    let mut record = [0; CONTROL_BYTES_MAX];
+    // Every control record of version 1 fits; a record that did not would be a bug of `encoded_bytes`.
+    if let Ok(bytes) = control.encode_into(&mut record) {
+        outbox.push_control(&record[..bytes]);
+    }
+}

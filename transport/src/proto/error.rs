@@ -24,8 +24,8 @@ pub enum PeerMisbehaved {
     HelloLength { hello_bytes: u16, found: u32 },
     #[error("a hello offers versions {min} to {max}, which is no range from 1 up")]
     VersionRange { min: u16, max: u16 },
-    #[error("the server chose versions {min} to {max}; it must choose one of {offered_min} to {offered_max}")]
-    VersionNotOffered { min: u16, max: u16, offered_min: u16, offered_max: u16 },
+    #[error("the server chose version {version}; {min} to {max} were offered")]
+    VersionNotOffered { version: u16, min: u16, max: u16 },
     #[error("{lanes} lanes; version 1 has 3")]
     LaneCount { lanes: u16 },
     #[error("impossible parameters: {0}")]

@@ -23,7 +23,8 @@ pub mod credit;
 mod error;
 pub mod extension;
 pub mod frame;
-
+pub mod handshake;
+pub mod hello;
 mod identity;
 mod limits;
 pub mod record;

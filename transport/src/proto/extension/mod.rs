@@ -7,6 +7,7 @@
 mod value;
 mod writer;
 
+pub(super) use value::process_name;
 pub use value::{ApplicationHeaders, ServiceError, TraceContext, WireOffer, WireOffers};
 pub use writer::ExtensionWriter;
 

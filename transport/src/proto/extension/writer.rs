@@ -4,6 +4,7 @@ use super::{
     Extension, ExtensionScope, HEAD_BYTES, MUST_UNDERSTAND, TraceContext, WireOffer, hello_kind, record_kind,
     value,
 };
+use crate::proto::hello::SecurityKind;
 use crate::proto::text::Name;
 use crate::proto::{EncodeError, PeerMisbehaved, record_aligned};
 
@@ -92,9 +93,9 @@ impl<'a> ExtensionWriter<'a> {
         self.put(extension.kind | mark, [extension.value])
     }
 
-    pub(in crate::proto) fn securities(&mut self, kinds: &[u16]) -> Result<&mut Self, EncodeError> {
+    pub(in crate::proto) fn securities(&mut self, kinds: &[SecurityKind]) -> Result<&mut Self, EncodeError> {
         self.list(hello_kind::SECURITY, |body, _| {
-            kinds.iter().try_for_each(|kind| body.push(&kind.to_le_bytes()))
+            kinds.iter().try_for_each(|kind| body.push(&kind.0.to_le_bytes()))
         })
     }
 

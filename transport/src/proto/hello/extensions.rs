@@ -1,0 +1,89 @@
+//! The extensions of a hello, owned: a handshake keeps them for as long as it needs them.
+
+use super::{FIXED_BYTES, HELLO_BYTES_MAX};
+use crate::proto::extension::{
+    ExtensionScope, ExtensionWriter, Extensions, WireOffer, WireOffers, hello_kind, process_name,
+};
+use crate::proto::{EncodeError, PeerMisbehaved};
+
+/// A way of protecting a connection. Version 1 knows none but [`SecurityKind::NONE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SecurityKind(pub u16);
+
+impl SecurityKind {
+    /// No protection: frames travel as they are.
+    pub const NONE: Self = Self(0);
+}
+
+/// The extensions of a hello as they are on the wire, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HelloExtensions {
+    entries: Vec<u8>,
+}
+
+impl HelloExtensions {
+    /// Puts together what version 1 knows. An empty list of securities offers none, as
+    /// [`SecurityKind::NONE`] does; so does an empty list of wires.
+    ///
+    /// # Errors
+    /// [`EncodeError::HelloTooLong`] if they do not fit a hello of 4096 bytes;
+    /// [`EncodeError::Extension`] if the name is not 1 to 64 bytes without control characters.
+    pub fn new(
+        securities: &[SecurityKind],
+        wires: &[WireOffer<'_>],
+        name: Option<&str>,
+    ) -> Result<Self, EncodeError> {
+        let mut entries = vec![0; HELLO_BYTES_MAX - FIXED_BYTES];
+        let mut writer = ExtensionWriter::of_hello(&mut entries);
+        let too_long = |error| match error {
+            EncodeError::NoRoom { needed, .. } => EncodeError::HelloTooLong { bytes: FIXED_BYTES + needed },
+            other => other,
+        };
+        if !securities.is_empty() {
+            writer.securities(securities).map_err(too_long)?;
+        }
+        if !wires.is_empty() {
+            writer.wires(wires).map_err(too_long)?;
+        }
+        if let Some(name) = name {
+            writer.process_name(name).map_err(too_long)?;
+        }
+        let written = writer.written();
+        entries.truncate(written);
+        Ok(Self { entries })
+    }
+
+    pub(super) fn parse(area: &[u8], offset: usize) -> Result<Self, PeerMisbehaved> {
+        let extensions = Extensions::parse(area, offset, ExtensionScope::Hello)?;
+        Ok(Self { entries: extensions.as_bytes().to_vec() })
+    }
+
+    /// The entries as they are on the wire.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.entries
+    }
+
+    /// All of them, unknown ones included.
+    pub const fn all(&self) -> Extensions<'_> {
+        Extensions::already_checked(self.entries.as_slice())
+    }
+
+    /// The securities that are offered, or the one that was chosen. A hello that says nothing says
+    /// [`SecurityKind::NONE`].
+    pub fn securities(&self) -> impl Iterator<Item = SecurityKind> {
+        const ONLY_NONE: &[u8] = &[0, 0];
+        let list = self.all().value(hello_kind::SECURITY).unwrap_or(ONLY_NONE);
+        let (kinds, _) = list.as_chunks();
+        kinds.iter().map(|kind| SecurityKind(u16::from_le_bytes(*kind)))
+    }
+
+    /// The wires that its sender could change to.
+    pub fn wires(&self) -> WireOffers<'_> {
+        WireOffers::of(self.all().value(hello_kind::WIRES).unwrap_or_default())
+    }
+
+    /// The name of the process, for people.
+    pub fn process_name(&self) -> Option<&str> {
+        process_name(self.all().value(hello_kind::PROCESS_NAME)?).ok()
+    }
+}

@@ -43,7 +43,10 @@ impl Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, later: Duration) -> Self {
-        Self(u64::try_from(later.as_nanos()).map_or(u64::MAX, |nanoseconds| self.0.saturating_add(nanoseconds)))
+        Self(
+            u64::try_from(later.as_nanos())
+                .map_or(u64::MAX, |nanoseconds| self.0.saturating_add(nanoseconds)),
+        )
     }
 }
 

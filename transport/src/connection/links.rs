@@ -149,8 +149,8 @@ impl Links {
         Ok(credit)
     }
 
-    /// The peer has answered a request of this end.
-    pub(super) fn attached(&mut self, link: LinkId, credit: LinkCredit) -> Result<(), PeerMisbehaved> {
+    /// The peer has granted a link that this end asked for; false if it was detached here meanwhile.
+    pub(super) fn attached(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         match self.find(link).filter(|_| is_ours) {
             Some(entry) if entry.state == LinkState::Requested => {
@@ -158,10 +158,9 @@ impl Links {
                 if entry.role == LinkRole::Producer {
                     entry.limit = credit;
                 }
-                Ok(())
+                Ok(true)
             }
-            // Detached here before the answer came.
-            Some(entry) if entry.state == LinkState::Detaching => Ok(()),
+            Some(entry) if entry.state == LinkState::Detaching => Ok(false),
             _ => Err(PeerMisbehaved::LinkUnknown { link }),
         }
     }
@@ -370,6 +369,7 @@ impl Link {
         let low = |limit: u64, used: u64, room: u64| limit.saturating_sub(used) <= room / 2;
         (self.target.message_limit > self.limit.message_limit
             && low(self.limit.message_limit, self.messages, room.messages))
-            || (self.target.byte_limit > self.limit.byte_limit && low(self.limit.byte_limit, self.bytes, room.bytes))
+            || (self.target.byte_limit > self.limit.byte_limit
+                && low(self.limit.byte_limit, self.bytes, room.bytes))
     }
 }

@@ -12,6 +12,7 @@
 
 mod greeting;
 mod links;
+mod open;
 mod state;
 
 pub use links::{AttachRequest, LinkError, LinkRoom, Target};
@@ -19,6 +20,7 @@ pub use state::{Connection, SendError};
 
 use crate::message::Message;
 use crate::proto::control::{CloseCode, DetachCode, LinkRole};
+use crate::proto::handshake::{Negotiated, RefusalReason};
 use crate::proto::hello::{ProcessIdentity, Refusal};
 use crate::proto::{LinkId, Parameters, PeerMisbehaved};
 use std::time::Duration;
@@ -67,21 +69,12 @@ pub struct Identity {
     pub name: String,
 }
 
-/// Who the peer is, and what was settled with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// Who it is.
-    pub identity: Identity,
-    /// What holds for this connection.
-    pub parameters: Parameters,
-}
-
 /// What happened on a connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
     /// The handshake is done; messages may be sent.
-    Opened(Box<Peer>),
+    Opened(Box<Negotiated>),
     /// The peer asks for a link: answer with [`Connection::accept_link`] or [`Connection::refuse_link`].
     AttachRequested(Box<AttachRequest>),
     /// A link that was asked for here is there.
@@ -138,8 +131,8 @@ pub enum CloseReason {
     #[error("the peer refused the connection ({code:?}): {text}", code = .0.code, text = .0.text())]
     Refused(Refusal),
     /// This end refused the handshake.
-    #[error("the connection was refused ({code:?}): {text}", code = .0.code, text = .0.text())]
-    HandshakeRefused(Refusal),
+    #[error("the handshake was refused: {0}")]
+    HandshakeRefused(RefusalReason),
     /// The hello did not arrive in time.
     #[error("the handshake was not complete after {0:?} (handshake_timeout_ms)")]
     HandshakeTimeout(Duration),
@@ -182,7 +175,9 @@ impl CloseReason {
     pub fn code(&self) -> CloseCode {
         match self {
             Self::Local { code, .. } | Self::Peer { code, .. } => *code,
-            Self::Misbehaved(_) | Self::Refused(_) | Self::HandshakeRefused(_) => CloseCode::ProtocolViolation,
+            Self::Misbehaved(_) | Self::Refused(_) | Self::HandshakeRefused(_) => {
+                CloseCode::ProtocolViolation
+            }
             Self::HandshakeTimeout(_) => CloseCode::HandshakeTimeout,
             Self::FrameTimeout(_) | Self::PeerSilent(_) => CloseCode::PeerSilent,
             Self::PeerNotReading(_) => CloseCode::PeerNotReading,

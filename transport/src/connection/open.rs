@@ -72,7 +72,8 @@ impl Open {
             return Err(SendError::BodyTooLong { bytes, limit });
         }
         let extension_bytes = message.extensions.as_ref().map_or(0, |extensions| extensions.len());
-        let (head, limit) = (message.head.head_bytes_needed(extension_bytes), self.parameters.head_bytes_max.into());
+        let (head, limit) =
+            (message.head.head_bytes_needed(extension_bytes), self.parameters.head_bytes_max.into());
         if head > limit {
             return Err(SendError::HeadTooLong { bytes: head, limit });
         }
@@ -214,7 +215,9 @@ impl Open {
                     events.push_back(ConnectionEvent::Attached { link: attached.link });
                 }
             }
-            Control::Detach(detach) => self.detached(detach.link, detach.code, &detach.text.as_str().to_owned(), events)?,
+            Control::Detach(detach) => {
+                self.detached(detach.link, detach.code, &detach.text.as_str().to_owned(), events)?
+            }
             Control::Flow(flow) => {
                 if self.links.granted(flow.link, flow.credit)? {
                     events.push_back(ConnectionEvent::Writable { link: flow.link });
@@ -224,7 +227,9 @@ impl Open {
                 let text = close.text.as_str().to_owned();
                 self.closed_by_peer = Some(CloseReason::Peer { code: close.code, text });
             }
-            Control::Settle(settle) => return Err(PeerMisbehaved::SettlementNotNegotiated { link: settle.link }),
+            Control::Settle(settle) => {
+                return Err(PeerMisbehaved::SettlementNotNegotiated { link: settle.link });
+            }
         }
         Ok(())
     }

@@ -7,7 +7,9 @@ use super::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
 use crate::message::Message;
 use crate::packing::{InboxError, OutboxFull, PackingStats};
 use crate::pool::{GatherList, Pool, PoolError, Segment};
-use crate::proto::control::{Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, LinkCredit, LinkRole};
+use crate::proto::control::{
+    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, LinkCredit, LinkRole,
+};
 use crate::proto::handshake::{AwaitClientHello, AwaitServerHello, LocalEnd, LocalFault, Negotiated};
 use crate::proto::hello::{Capabilities, SessionTerms};
 use crate::proto::text::ReasonText;
@@ -186,7 +188,11 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
-    pub fn poll_event(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Option<ConnectionEvent>, PoolError> {
+    pub fn poll_event(
+        &mut self,
+        now: Timestamp,
+        pool: &mut Pool,
+    ) -> Result<Option<ConnectionEvent>, PoolError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
@@ -317,7 +323,12 @@ impl Connection {
     ///
     /// # Errors
     /// [`SendError::NotOpen`], or [`SendError::Link`] when there are too many.
-    pub fn attach(&mut self, role: LinkRole, address: Address<'_>, room: LinkRoom) -> Result<LinkId, SendError> {
+    pub fn attach(
+        &mut self,
+        role: LinkRole,
+        address: Address<'_>,
+        room: LinkRoom,
+    ) -> Result<LinkId, SendError> {
         let open = self.running().ok_or(SendError::NotOpen)?;
         let credit = match role {
             LinkRole::Producer => LinkCredit::default(),
@@ -394,7 +405,8 @@ impl Connection {
         if let Ending::Ended { since } = self.ending {
             return since + self.config.close_timeout;
         }
-        let after = |since: Option<Timestamp>, limit: Duration| since.map_or(Timestamp::NEVER, |since| since + limit);
+        let after =
+            |since: Option<Timestamp>, limit: Duration| since.map_or(Timestamp::NEVER, |since| since + limit);
         (times.received + open.idle_timeout)
             .min(times.sent + open.keep_alive)
             .min(after(times.frame_began, self.config.frame_timeout))
@@ -405,7 +417,8 @@ impl Connection {
     /// Does what is due: a keep-alive, or the end of the connection for a reason of time.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         let times = &self.times;
-        let over = |since: Option<Timestamp>, limit: Duration| since.is_some_and(|since| now >= since + limit);
+        let over =
+            |since: Option<Timestamp>, limit: Duration| since.is_some_and(|since| now >= since + limit);
         let Phase::Open(open) = &mut self.phase else {
             if over(Some(times.started), self.config.handshake_timeout) && !self.is_ended() {
                 self.end(CloseReason::HandshakeTimeout(self.config.handshake_timeout), now);
@@ -419,7 +432,9 @@ impl Connection {
             }
             return;
         }
-        let reason = if over(times.send_began, self.config.send_timeout) || over(times.starved, self.config.send_timeout) {
+        let reason = if over(times.send_began, self.config.send_timeout)
+            || over(times.starved, self.config.send_timeout)
+        {
             CloseReason::PeerNotReading(self.config.send_timeout)
         } else if over(times.frame_began, self.config.frame_timeout) {
             CloseReason::FrameTimeout(self.config.frame_timeout)
@@ -438,7 +453,9 @@ impl Connection {
             (Ending::Running, Phase::Open(_)) => {
                 self.ending = Ending::Flushing { code, text: text.to_owned(), since: now };
             }
-            (Ending::Running, Phase::Greeting(_)) => self.end(CloseReason::Local { code, text: text.to_owned() }, now),
+            (Ending::Running, Phase::Greeting(_)) => {
+                self.end(CloseReason::Local { code, text: text.to_owned() }, now)
+            }
             _ => {}
         }
     }
@@ -508,7 +525,8 @@ impl Connection {
 
 fn local_end(parameters: &Parameters, identity: &Identity, packet_bytes: u32) -> LocalEnd {
     // A packet above what a chunk may hold could not be kept whole; one below the protocol's least is rounded up.
-    let packet_bytes = packet_bytes.clamp(256, parameters.packet_bytes.max(256)).min(parameters.chunk_bytes_max);
+    let packet_bytes =
+        packet_bytes.clamp(256, parameters.packet_bytes.max(256)).min(parameters.chunk_bytes_max);
     LocalEnd {
         capabilities: Capabilities::default(),
         process: identity.process,

@@ -131,10 +131,8 @@ impl Outbox {
     /// [`OutboxFull`] with the message, when a limit is reached. One message is always taken, however long.
     #[allow(clippy::result_large_err)] // the message goes back to its owner, whole
     pub fn push(&mut self, message: Message) -> Result<(), (OutboxFull, Message)> {
-        if self.waiting_messages >= self.messages_max
-            || (self.waiting_messages > 0 && self.waiting_bytes >= self.bytes_max)
-        {
-            return Err((self.full(), message));
+        if let Err(full) = self.check_room() {
+            return Err((full, message));
         }
         self.waiting_messages += 1;
         self.waiting_bytes += message.charged_bytes();
@@ -219,13 +217,31 @@ impl Outbox {
         Ok(true)
     }
 
-    fn full(&self) -> OutboxFull {
-        OutboxFull {
-            messages: self.waiting_messages,
-            bytes: self.waiting_bytes,
-            messages_max: self.messages_max,
-            bytes_max: self.bytes_max,
+    /// Whether another message would be taken.
+    ///
+    /// # Errors
+    /// [`OutboxFull`] if not.
+    pub fn check_room(&self) -> Result<(), OutboxFull> {
+        let Self { waiting_messages: messages, waiting_bytes: bytes, messages_max, bytes_max, .. } = *self;
+        if messages >= messages_max || (messages > 0 && bytes >= bytes_max) {
+            return Err(OutboxFull { messages, bytes, messages_max, bytes_max });
         }
+        Ok(())
+    }
+
+    /// Drops the messages that wait; control records stay. The connection is ending.
+    pub fn clear(&mut self) {
+        for lane in &mut self.lanes {
+            lane.messages.clear();
+            lane.chunked_bytes = 0;
+        }
+        (self.waiting_messages, self.waiting_bytes) = (0, 0);
+    }
+
+    /// Drops everything that waits.
+    pub fn clear_all(&mut self) {
+        self.clear();
+        self.control = ControlQueue::default();
     }
 }
 

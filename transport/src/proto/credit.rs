@@ -169,6 +169,12 @@ impl ReceiveWindow {
         gain > 0 && (gain >= self.window / 2 || self.received == self.granted.position())
     }
 
+    /// The limit that [`ReceiveWindow::grant`] would tell.
+    pub const fn next_grant(&self) -> u64 {
+        let (target, granted) = (self.target(), self.granted.position());
+        if target > granted { target } else { granted }
+    }
+
     /// The limit to tell the peer now, which counts as granted from here on.
     pub const fn grant(&mut self) -> u64 {
         self.granted.raise(self.target());

@@ -1,0 +1,62 @@
+//! What runs on a driver's thread and answers its events: the interface of a broker, a client, a service.
+
+use super::core::{ConnectionId, Core};
+use crate::connection::{AttachRequest, CloseReason};
+use crate::message::Message;
+use crate::proto::LinkId;
+use crate::proto::control::{DetachCode, LinkRole};
+use crate::proto::handshake::Negotiated;
+
+/// Answers the events of a driver.
+///
+/// This is the whole interface between the wire layer and a broker: the embedded broker, the client and the service
+/// are three implementations, and another broker plugs in as a fourth. Every method runs on the driver's thread and
+/// must not block; it may use any connection of the [`Core`], also the one that the event is about. Each driver has a
+/// handler of its own.
+pub trait Handler {
+    /// A connection is open: the handshake is done, whoever began it.
+    fn opened(&mut self, core: &mut Core, connection: ConnectionId, peer: &Negotiated);
+
+    /// The peer asks for a link. Answer now or later, by [`Core::accept_link`] or [`Core::refuse_link`].
+    fn attach_requested(&mut self, core: &mut Core, connection: ConnectionId, request: AttachRequest);
+
+    /// A link that was asked for is there.
+    fn attached(&mut self, core: &mut Core, connection: ConnectionId, link: LinkId);
+
+    /// A link has ended, or was refused, by the peer.
+    fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer);
+
+    /// A message arrived.
+    fn message(&mut self, core: &mut Core, connection: ConnectionId, message: Message);
+
+    /// A link that had run out of credit may send again.
+    fn writable(&mut self, core: &mut Core, connection: ConnectionId, link: LinkId);
+
+    /// A connection has ended, or never came up. Its links are gone with it.
+    fn closed(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason);
+
+    /// Takes what other threads have submitted; true if there was anything. Called before every poll of the wires,
+    /// so it must be cheap when there is nothing.
+    fn take_submissions(&mut self, core: &mut Core) -> bool {
+        let _ = core;
+        false
+    }
+
+    /// A timer that was set by [`Core::set_timer`] is due.
+    fn timer(&mut self, core: &mut Core, key: usize) {
+        let _ = (core, key);
+    }
+}
+
+/// A link that the peer refused or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DetachedByPeer {
+    /// The link.
+    pub link: LinkId,
+    /// The role of the end that asked for it.
+    pub role: LinkRole,
+    /// Why.
+    pub code: DetachCode,
+    /// For people.
+    pub text: String,
+}

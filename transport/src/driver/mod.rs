@@ -1,0 +1,317 @@
+//! One thread's loop over any number of wires and connections.
+//!
+//! A [`Driver`] owns the [`Core`] (wires, connections, buffers, timers) and a [`Handler`], which is what answers
+//! events. [`Driver::turn`] does all that can be done without waiting: it takes submissions, polls the wires, pulls
+//! each connection's events for the handler, fires timers, and starts the sends that came of it. [`Driver::run`] and
+//! [`Driver::run_until`] alternate turns with waiting, on whatever thread they are called.
+//!
+//! What it promises: no turn blocks; handlers are called one at a time and may use any connection; each connection
+//! that was opened, or asked for, is reported closed exactly once; a driver with nothing to do sleeps in the kernel.
+//!
+//! What it must never know: what a destination is, and what messages are for.
+
+mod address;
+mod core;
+mod handler;
+mod stats;
+pub(crate) mod timers;
+mod waiter;
+mod wires;
+
+pub use self::core::{ConnectionId, Core, DriverError};
+pub use address::{Address, AddressError};
+pub use handler::{DetachedByPeer, Handler};
+pub use stats::DriverStats;
+pub use waiter::{WaitConfig, WaitMode, WaitStats, WaitStep, Waiter};
+pub use wires::WiresError;
+
+use crate::backend::inproc::InprocNetwork;
+use crate::backend::tcp::TcpConfig;
+use crate::backend::{WireEvent, WireKind};
+use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
+use crate::pool::PoolConfig;
+use crate::time::Timestamp;
+use std::io;
+use std::time::Duration;
+
+/// The settings of a driver. The defaults suit a broker or a client with up to some thousand connections.
+#[derive(Debug, Clone)]
+pub struct DriverConfig {
+    /// Its buffers.
+    pub pool: PoolConfig,
+    /// The TCP wire.
+    pub tcp: TcpConfig,
+    /// Each connection.
+    pub connection: ConnectionConfig,
+    /// How it waits.
+    pub wait: WaitConfig,
+    /// The most connections; one more is refused with that reason. Default 10,000.
+    pub connections_max: usize,
+}
+
+impl Default for DriverConfig {
+    fn default() -> Self {
+        Self {
+            pool: PoolConfig::default(),
+            tcp: TcpConfig::default(),
+            connection: ConnectionConfig::default(),
+            wait: WaitConfig::default(),
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// The loop, its state, and what answers its events.
+#[derive(Debug)]
+pub struct Driver<H> {
+    core: Core,
+    handler: H,
+    events: Vec<WireEvent>,
+    stalled: Vec<u32>,
+    waiter: Waiter,
+}
+
+impl<H: Handler> Driver<H> {
+    /// A driver on this thread, which must be the one that turns it.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn new(config: DriverConfig, identity: Identity, handler: H) -> Result<Self, DriverError> {
+        Self::on_network(config, identity, InprocNetwork::global(), handler)
+    }
+
+    /// A driver whose `inproc` wire belongs to this network instead of the process's.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn on_network(
+        config: DriverConfig,
+        identity: Identity,
+        network: &InprocNetwork,
+        handler: H,
+    ) -> Result<Self, DriverError> {
+        let waiter = Waiter::new(config.wait);
+        let core = Core::new(config, identity, network)?;
+        Ok(Self { core, handler, events: Vec::new(), stalled: Vec::new(), waiter })
+    }
+
+    /// What the handler uses, and the handler: to listen, connect and look into it from outside of events.
+    pub fn parts(&mut self) -> (&mut Core, &mut H) {
+        self.core.read_clock();
+        (&mut self.core, &mut self.handler)
+    }
+
+    /// What the driver did so far.
+    pub fn stats(&self) -> DriverStats {
+        DriverStats { wait: self.waiter.stats(), ..self.core.stats() }
+    }
+
+    /// Turns and waits until the handler calls [`Core::stop`].
+    ///
+    /// # Errors
+    /// As [`Driver::turn`].
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.core.is_stopping {
+            self.turn_and_wait(Timestamp::NEVER)?;
+        }
+        Ok(())
+    }
+
+    /// Turns and waits until `is_done`, which is asked after each turn that found something, or until `timeout` is
+    /// over; says whether it is done.
+    ///
+    /// # Errors
+    /// As [`Driver::turn`].
+    pub fn run_until(
+        &mut self,
+        timeout: Option<Duration>,
+        mut is_done: impl FnMut(&mut Core, &mut H) -> bool,
+    ) -> io::Result<bool> {
+        self.core.read_clock();
+        let deadline = timeout.map_or(Timestamp::NEVER, |timeout| self.core.now() + timeout);
+        loop {
+            if is_done(&mut self.core, &mut self.handler) {
+                return Ok(true);
+            }
+            if self.core.now() >= deadline || self.core.is_stopping {
+                return Ok(false);
+            }
+            self.turn_and_wait(deadline)?;
+        }
+    }
+
+    /// Does what can be done now, without waiting. True if it found anything to do.
+    ///
+    /// # Errors
+    /// Only when a wire as a whole is broken, which ends the driver; a connection's trouble is its own.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        self.core.read_clock();
+        self.core.stats.turns += 1;
+        let mut found = self.handler.take_submissions(&mut self.core);
+        found |= self.poll_wires()?;
+        found |= self.fire_timers();
+        self.retry_stalled();
+        self.flush();
+        Ok(found)
+    }
+
+    /// A turn, and after one that found nothing, what the waiter says.
+    fn turn_and_wait(&mut self, deadline: Timestamp) -> io::Result<()> {
+        if self.turn()? {
+            self.waiter.found(self.core.now());
+            return Ok(());
+        }
+        match self.waiter.found_nothing(self.core.now()) {
+            WaitStep::Poll => std::hint::spin_loop(),
+            WaitStep::Yield => std::thread::yield_now(),
+            WaitStep::Sleep => self.sleep(deadline)?,
+        }
+        Ok(())
+    }
+
+    /// Arms the wakeup, turns once more, and sleeps if that found nothing either.
+    fn sleep(&mut self, deadline: Timestamp) -> io::Result<()> {
+        self.core.wakeup().about_to_sleep();
+        if self.turn()? {
+            self.core.wakeup().awake();
+            self.waiter.found(self.core.now());
+            return Ok(());
+        }
+        let timers = [&self.core.connection_timers, &self.core.handler_timers];
+        let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
+        let mut timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
+        if !self.core.stalled.is_empty() {
+            // Buffers that other threads give back wake nobody.
+            timeout = Some(timeout.map_or(STALLED_SLEEP, |timeout| timeout.min(STALLED_SLEEP)));
+        }
+        let slept = self.core.wires.sleep(timeout);
+        self.core.wakeup().awake();
+        slept
+    }
+
+    fn poll_wires(&mut self) -> io::Result<bool> {
+        let mut found = false;
+        for kind in WireKind::ALL {
+            let mut events = std::mem::take(&mut self.events);
+            let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
+            found |= !events.is_empty();
+            events.drain(..).for_each(|event| self.wire_event(kind, event));
+            self.events = events;
+            outcome?;
+        }
+        Ok(found)
+    }
+
+    fn wire_event(&mut self, kind: WireKind, event: WireEvent) {
+        match event {
+            WireEvent::Received { channel, segment } => {
+                if let Some(id) = self.core.by_channel(kind, channel) {
+                    self.core.received(id, segment);
+                    self.pull(id);
+                }
+            }
+            WireEvent::Sent { channel } => {
+                if let Some(id) = self.core.by_channel(kind, channel) {
+                    self.core.sent(id);
+                }
+            }
+            WireEvent::Accepted { channel, path, .. } => self.core.channel_open(kind, channel, path, true),
+            WireEvent::Connected { channel, path } => self.core.channel_open(kind, channel, path, false),
+            WireEvent::Closed { channel, reason } => {
+                if let Some(id) = self.core.by_channel(kind, channel) {
+                    self.channel_closed(id, &reason.to_string());
+                }
+            }
+            WireEvent::AcceptFailed { error, .. } => {
+                self.core.stats.accepts_failed += 1;
+                tracing::warn!(%error, "a listener could not accept; it tries again");
+            }
+        }
+    }
+
+    fn channel_closed(&mut self, id: ConnectionId, reason: &str) {
+        if let Some(reason) = self.core.channel_closed(id, reason) {
+            self.report_closed(id, &reason);
+        }
+        self.pull(id);
+        self.core.remove(id);
+    }
+
+    /// Gives the handler every event that a connection has.
+    fn pull(&mut self, id: ConnectionId) {
+        while let Some(event) = self.core.poll_event(id) {
+            self.connection_event(id, event);
+        }
+    }
+
+    fn connection_event(&mut self, id: ConnectionId, event: ConnectionEvent) {
+        let (core, handler) = (&mut self.core, &mut self.handler);
+        match event {
+            ConnectionEvent::Message(message) => {
+                core.stats.messages_received += 1;
+                handler.message(core, id, message);
+            }
+            ConnectionEvent::Writable { link } => handler.writable(core, id, link),
+            ConnectionEvent::Opened(peer) => {
+                tracing::debug!(connection = %id, peer = core.peer(id), "opened");
+                handler.opened(core, id, &peer);
+            }
+            ConnectionEvent::AttachRequested(request) => handler.attach_requested(core, id, *request),
+            ConnectionEvent::Attached { link } => handler.attached(core, id, link),
+            ConnectionEvent::Detached { link, role, code, text } => {
+                handler.detached(core, id, DetachedByPeer { link, role, code, text });
+            }
+            ConnectionEvent::Closed(reason) => self.report_closed(id, &reason),
+        }
+    }
+
+    fn report_closed(&mut self, id: ConnectionId, reason: &CloseReason) {
+        let peer = self.core.peer(id);
+        match reason {
+            CloseReason::Local { .. } | CloseReason::Peer { .. } | CloseReason::Channel(_) => {
+                tracing::info!(connection = %id, peer, reason = reason.name(), "closed: {reason}");
+            }
+            _ => tracing::warn!(connection = %id, peer, reason = reason.name(), "closed: {reason}"),
+        }
+        self.core.reported_closed(reason);
+        self.handler.closed(&mut self.core, id, reason);
+    }
+
+    fn fire_timers(&mut self) -> bool {
+        let mut fired = false;
+        while let Some(index) = self.core.connection_timers.pop_expired(self.core.now()) {
+            fired = true;
+            let id = self.core.expired(index);
+            self.pull(id);
+        }
+        while let Some(key) = self.core.handler_timers.pop_expired(self.core.now()) {
+            fired = true;
+            self.handler.timer(&mut self.core, key);
+        }
+        fired
+    }
+
+    /// Tries again what waited for buffers.
+    fn retry_stalled(&mut self) {
+        if self.core.stalled.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut self.stalled, &mut self.core.stalled);
+        while let Some(index) = self.stalled.pop() {
+            let id = self.core.id(index);
+            self.pull(id);
+            self.core.transmit(id);
+        }
+    }
+
+    /// Starts the sends that this turn has made ready.
+    fn flush(&mut self) {
+        while let Some(id) = self.core.next_dirty() {
+            self.core.transmit(id);
+            self.pull(id);
+        }
+    }
+}
+
+/// How long a driver sleeps at most while something waits for buffers.
+const STALLED_SLEEP: Duration = Duration::from_millis(1);

@@ -1,0 +1,118 @@
+//! Time as the state machines see it: a number that whoever drives them supplies.
+//!
+//! Nothing above the drivers reads a clock. A [`Timestamp`] counts nanoseconds from an instant that only its
+//! [`Clock`] knows, so a simulation can supply any time it likes; timestamps of two clocks mean nothing to each other,
+//! and none of them ever travels over a wire (deadlines travel as time remaining).
+
+use std::fmt;
+use std::ops::Add;
+use std::time::{Duration, Instant};
+
+/// A point in time: nanoseconds since its clock's start, enough for 584 years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The start of every clock.
+    pub const ZERO: Self = Self(0);
+
+    /// A time that no clock reaches: as a deadline, none.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// The point this many nanoseconds after the clock's start.
+    #[must_use]
+    pub const fn from_nanoseconds(nanoseconds: u64) -> Self {
+        Self(nanoseconds)
+    }
+
+    /// Nanoseconds since the clock's start.
+    #[must_use]
+    pub const fn nanoseconds(self) -> u64 {
+        self.0
+    }
+
+    /// How much later this is than `earlier`; zero if it is not later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Saturates at [`Timestamp::NEVER`], so that a deadline too far away to be counted is none.
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(
+            u64::try_from(later.as_nanos())
+                .map_or(u64::MAX, |nanoseconds| self.0.saturating_add(nanoseconds)),
+        )
+    }
+}
+
+/// Seconds with all nine places, or `never`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NEVER {
+            return f.pad("never");
+        }
+        write!(f, "{}.{:09} s", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+    }
+}
+
+/// The real clock, monotonic, which starts at [`Timestamp::ZERO`] when it is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// What time it is; never earlier than what it said before, on whichever thread.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::ZERO + self.start.elapsed()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let second = Timestamp::ZERO + Duration::from_secs(1);
+        assert_eq!(second.nanoseconds(), 1_000_000_000);
+        assert_eq!(second.since(Timestamp::from_nanoseconds(1)), Duration::from_nanos(999_999_999));
+        assert_eq!(Timestamp::ZERO.since(second), Duration::ZERO);
+        assert_eq!(second + Duration::MAX, Timestamp::NEVER);
+        assert_eq!(second + Duration::from_nanos(u64::MAX), Timestamp::NEVER);
+    }
+
+    #[test]
+    fn a_timestamp_reads_as_seconds() {
+        assert_eq!(Timestamp::from_nanoseconds(12_000_000_345).to_string(), "12.000000345 s");
+        assert_eq!(Timestamp::NEVER.to_string(), "never");
+    }
+
+    #[test]
+    fn a_clock_starts_at_zero_and_never_goes_back() {
+        let before = Instant::now();
+        let clock = Clock::new();
+        let first = clock.now();
+        let second = clock.now();
+        assert!(first <= second);
+        assert!(second.since(Timestamp::ZERO) <= before.elapsed());
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod connection;
+pub mod driver;
 pub mod message;
 pub mod packing;
 pub mod pool;

@@ -7,16 +7,37 @@
 //!
 //! It must never know what the things are that it counts, queues or wakes.
 
+#[cfg_attr(any(not(test), loom), expect(dead_code, reason = "the driver and rpc are wired to it next"))]
+mod call_slots;
+#[cfg(not(loom))]
+mod cell;
 mod reference_count;
 mod return_stack;
+#[cfg_attr(any(not(test), loom), expect(dead_code, reason = "the driver is wired to it next"))]
+mod submissions;
 mod wakeup;
 
+#[expect(unused_imports, reason = "the driver and rpc are wired to it next")]
+pub(crate) use call_slots::{CallSlots, CallsMaxInvalid, Correlation, SlotTicket, SlotsFull};
 pub(crate) use reference_count::ReferenceCount;
 pub(crate) use return_stack::{Linked, ReturnStack};
+#[expect(unused_imports, reason = "the driver is wired to it next")]
+pub(crate) use submissions::{Submissions, SubmitRefused, Submitter};
 pub use wakeup::Wakeup;
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use cell::UnsafeCell;
+#[cfg(not(loom))]
+pub(crate) use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use loom::{
+    cell::UnsafeCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    },
+};

@@ -76,22 +76,22 @@ impl Wakeup {
 
 /// The flag alone, which is what the models check.
 #[derive(Debug)]
-struct SleepFlag(AtomicBool);
+pub(super) struct SleepFlag(AtomicBool);
 
 impl SleepFlag {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(AtomicBool::new(false))
     }
 
     /// By the sleeper, before it looks for work the last time.
-    fn raise(&self) {
+    pub(super) fn raise(&self) {
         self.0.store(true, Ordering::Relaxed);
         // Pairs with the fence in `lower`: either the sleeper's last look sees the work, or the waker sees the flag.
         fence(Ordering::SeqCst);
     }
 
     /// By a waker after it published its work, or by the sleeper itself; true if the flag was up.
-    fn lower(&self) -> bool {
+    pub(super) fn lower(&self) -> bool {
         fence(Ordering::SeqCst);
         // The exchange costs a cache line in exclusive state, so it is tried only when there is something to lower.
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)

@@ -7,12 +7,15 @@
 //!
 //! It must never know what the things are that it counts, queues or wakes.
 
+mod ready_set;
 mod reference_count;
 mod return_stack;
 mod wakeup;
 
+pub(crate) use ready_set::ReadySet;
 pub(crate) use reference_count::ReferenceCount;
 pub(crate) use return_stack::{Linked, ReturnStack};
+pub(crate) use wakeup::SleepFlag;
 pub use wakeup::Wakeup;
 
 #[cfg(not(loom))]

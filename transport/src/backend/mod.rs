@@ -14,6 +14,8 @@
 //!
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 
+pub mod inproc;
+
 use crate::pool::{GatherList, Pool, Segment};
 use std::fmt;
 use std::io;
@@ -208,8 +210,10 @@ pub enum ListenError {
         /// The form that it should have.
         expected: &'static str,
     },
-    /// Another socket has it.
-    #[error("'{address}' is in use; stop the process that listens there, or choose another port (0 for any)")]
+    /// Another listener has it.
+    #[error(
+        "'{address}' is in use; stop what listens there, or choose another address (for TCP, port 0 takes any)"
+    )]
     InUse {
         /// What was given.
         address: String,

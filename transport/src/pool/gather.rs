@@ -59,6 +59,13 @@ impl GatherList {
         self.bytes == 0
     }
 
+    /// Takes all segments out, in order; the memory of the list stays. What is not taken from the iterator is let go.
+    #[inline]
+    pub fn drain(&mut self) -> impl ExactSizeIterator<Item = Segment> {
+        self.bytes = 0;
+        self.segments.drain(..)
+    }
+
     /// Lets go of all segments; the memory of the list stays.
     #[inline]
     pub fn clear(&mut self) {

@@ -11,6 +11,7 @@
 mod call_slots;
 #[cfg(not(loom))]
 mod cell;
+mod ready_set;
 mod reference_count;
 mod return_stack;
 #[cfg_attr(any(not(test), loom), expect(dead_code, reason = "the driver is wired to it next"))]
@@ -23,6 +24,8 @@ pub(crate) use reference_count::ReferenceCount;
 pub(crate) use return_stack::{Linked, ReturnStack};
 #[expect(unused_imports, reason = "the driver is wired to it next")]
 pub(crate) use submissions::{Submissions, SubmitRefused, Submitter};
+pub(crate) use ready_set::ReadySet;
+pub(crate) use wakeup::SleepFlag;
 pub use wakeup::Wakeup;
 
 #[cfg(not(loom))]

@@ -74,24 +74,28 @@ impl Wakeup {
     }
 }
 
-/// The flag alone, which is what the models check.
+/// The flag alone, which is what the models check. It also serves where a thread does not sleep but waits for one
+/// condition, such as room in a ring, and wants to be told.
 #[derive(Debug)]
-pub(super) struct SleepFlag(AtomicBool);
+pub(crate) struct SleepFlag(AtomicBool);
 
 impl SleepFlag {
-    pub(super) fn new() -> Self {
+    /// A flag that is down.
+    pub(crate) fn new() -> Self {
         Self(AtomicBool::new(false))
     }
 
     /// By the sleeper, before it looks for work the last time.
-    pub(super) fn raise(&self) {
+    #[inline]
+    pub(crate) fn raise(&self) {
         self.0.store(true, Ordering::Relaxed);
         // Pairs with the fence in `lower`: either the sleeper's last look sees the work, or the waker sees the flag.
         fence(Ordering::SeqCst);
     }
 
     /// By a waker after it published its work, or by the sleeper itself; true if the flag was up.
-    pub(super) fn lower(&self) -> bool {
+    #[inline]
+    pub(crate) fn lower(&self) -> bool {
         fence(Ordering::SeqCst);
         // The exchange costs a cache line in exclusive state, so it is tried only when there is something to lower.
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)

@@ -1,0 +1,104 @@
+//! A set of small numbers that any thread may add to and that its owner empties.
+
+use super::{AtomicU64, Ordering};
+
+/// Says which of a fixed number of places have something to look at.
+///
+/// A bit for each place: adding a place twice is adding it once, so the set never fills up, and adding costs one
+/// atomic operation whoever else does it. Emptying looks at one word for each 64 places.
+#[derive(Debug)]
+pub(crate) struct ReadySet {
+    words: Box<[AtomicU64]>,
+}
+
+impl ReadySet {
+    /// An empty set of places below `places`.
+    pub(crate) fn new(places: usize) -> Self {
+        Self { words: (0..places.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Adds a place, from any thread, after its work was published. A place that the set does not have is ignored.
+    #[inline]
+    pub(crate) fn add(&self, place: u32) {
+        if let Some(word) = self.words.get(place as usize / 64) {
+            // Release: pairs with the Acquire of `take`. Other additions to the word in between are read-modify-write
+            // operations too, so they continue the release sequence.
+            word.fetch_or(1 << (place % 64), Ordering::Release);
+        }
+    }
+
+    /// Empties the set and calls `each` with every place that was in it, in ascending order. Only the owner calls this.
+    ///
+    /// The owner sees what was published before a place was added; work that is published later adds it again.
+    #[inline]
+    pub(crate) fn take(&self, mut each: impl FnMut(u32)) {
+        for (word, first) in self.words.iter().zip((0..).step_by(64)) {
+            // Relaxed: only a guess that saves the exchange, which would pull the line away from the other threads.
+            // A place that is missed here was added after the caller's own fence (see `Wakeup`), whose waker then
+            // sees the caller about to sleep; or the caller looks again anyway.
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = word.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                each(first + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use crate::sync::AtomicUsize;
+    use loom::sync::Arc;
+
+    /// Two threads publish work for two places of one word: the owner finds each place, and its work with it.
+    #[test]
+    fn loom_no_place_is_lost() {
+        loom::model(|| {
+            let shared = Arc::new((ReadySet::new(64), [AtomicUsize::new(0), AtomicUsize::new(0)]));
+            let threads: Vec<_> = (0..2)
+                .map(|place| {
+                    let shared = shared.clone();
+                    loom::thread::spawn(move || {
+                        // Relaxed: the set has to order it.
+                        shared.1[place].store(7, Ordering::Relaxed);
+                        shared.0.add(place as u32);
+                    })
+                })
+                .collect();
+            let mut found = [0, 0];
+            let mut look = || {
+                shared.0.take(|place| {
+                    assert_eq!(shared.1[place as usize].load(Ordering::Relaxed), 7);
+                    found[place as usize] += 1;
+                });
+            };
+            look();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            look();
+            assert_eq!(found, [1, 1]);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_come_out_once_and_in_order() {
+        let set = ReadySet::new(130);
+        for place in [129, 3, 64, 3, 0, 192] {
+            set.add(place);
+        }
+        let mut taken = Vec::new();
+        set.take(|place| taken.push(place));
+        assert_eq!(taken, [0, 3, 64, 129], "192 is beyond the last word");
+        set.take(|place| panic!("{place} was taken already"));
+    }
+}

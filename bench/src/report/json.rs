@@ -111,11 +111,18 @@ pub struct Ratio {
     pub cpu_over_floor: Option<f64>,
     /// 95% bootstrap interval of that median.
     pub cpu_ci95: Option<[f64; 2]>,
+    /// The floor with the lowest median CPU time a message: at low rates a floor that polls may be the
+    /// faster and by far the dearer one. `null` unless the same processes were counted on both sides.
+    pub cheapest_floor: Option<String>,
+    /// Median over the rounds of CPU time a message by that floor's.
+    pub cpu_over_cheapest: Option<f64>,
+    /// 95% bootstrap interval of that median.
+    pub cpu_cheapest_ci95: Option<[f64; 2]>,
     /// The target for p50, if there was one.
     pub target: Option<f64>,
     /// How the interval lies to it.
     pub verdict: Option<Verdict>,
-    /// The target for CPU time, if there was one.
+    /// The target for CPU time over `floor`'s, if there was one.
     pub target_cpu: Option<f64>,
     /// How the interval lies to it.
     pub verdict_cpu: Option<Verdict>,

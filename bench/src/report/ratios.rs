@@ -3,7 +3,8 @@
 //! At each placement and size the better floor is the one whose median p50 over the rounds is lower. It
 //! is chosen once for all rounds, not anew in each: the best of two noisy figures a round would be
 //! better than either floor is. Ratios are then taken round by round, so that what slowed a whole round
-//! down cancels out, and the median of them is reported with its bootstrap interval.
+//! down cancels out, and the median of them is reported with its bootstrap interval. CPU time is divided
+//! by the same floor's, and beside that by the cheapest floor's, which may be another one.
 
 use crate::cli::Target;
 use crate::host::Host;
@@ -36,11 +37,15 @@ fn over_floor(run: &Run, runs: &[Run], plan: &Plan) -> Option<Ratio> {
     if run.system != System::Underlay {
         return None;
     }
-    let floor = better_floor(run, runs)?;
+    let floor = best_floor(run, runs, |floor| &floor.p50_us_by_round)?;
+    let cheapest = best_floor(run, runs, |floor| &floor.cpu_us_by_round)?;
     let p50 = ratio(&run.p50_us_by_round, &floor.p50_us_by_round, plan.seed)?;
-    // CPU time of other processes than the floor's would be no ratio.
-    let is_comparable = run.cpu_of == floor.cpu_of;
-    let cpu = ratio(&run.cpu_us_by_round, &floor.cpu_us_by_round, plan.seed).filter(|_| is_comparable);
+    let cpu_over = |floor: &Run| {
+        // CPU time of other processes than the floor's would be no ratio.
+        let is_comparable = run.cpu_of == floor.cpu_of;
+        ratio(&run.cpu_us_by_round, &floor.cpu_us_by_round, plan.seed).filter(|_| is_comparable)
+    };
+    let (cpu, cpu_cheapest) = (cpu_over(floor), cpu_over(cheapest));
     let at_size = |target: &Option<Target>| target.as_ref().and_then(|target| target.at(run.size));
     let (target, target_cpu) = (at_size(&plan.target_p50), at_size(&plan.target_cpu));
     Some(Ratio {
@@ -53,6 +58,9 @@ fn over_floor(run: &Run, runs: &[Run], plan: &Plan) -> Option<Ratio> {
         floor: floor.engine.clone(),
         cpu_over_floor: cpu.map(|cpu| rounded(cpu.median)),
         cpu_ci95: cpu.map(interval),
+        cheapest_floor: cpu_cheapest.map(|_| cheapest.engine.clone()),
+        cpu_over_cheapest: cpu_cheapest.map(|cpu| rounded(cpu.median)),
+        cpu_cheapest_ci95: cpu_cheapest.map(interval),
         target,
         verdict: target.map(|target| judge(p50, target)),
         target_cpu,
@@ -60,11 +68,11 @@ fn over_floor(run: &Run, runs: &[Run], plan: &Plan) -> Option<Ratio> {
     })
 }
 
-/// The floor with the lower median p50 at the placement and size of `run`.
-fn better_floor<'a>(run: &Run, runs: &'a [Run]) -> Option<&'a Run> {
+/// The floor whose median over the rounds of `figure` is lowest, at the placement and size of `run`.
+fn best_floor<'a>(run: &Run, runs: &'a [Run], figure: impl Fn(&Run) -> &[f64]) -> Option<&'a Run> {
     let floors = runs.iter().filter(|other| other.system == System::Floor && is_beside(run, other));
     floors
-        .filter_map(|floor| Some((median(&floor.p50_us_by_round)?, floor)))
+        .filter_map(|floor| Some((median(figure(floor))?, floor)))
         .min_by(|left, right| left.0.total_cmp(&right.0))
         .map(|(_, floor)| floor)
 }

@@ -16,7 +16,6 @@ const WIDTH: u32 = 960;
 const TITLE_HEIGHT: u32 = 66;
 const PANEL_HEIGHT: u32 = 430;
 const MARGIN: u32 = 12;
-const UP_LABELS_WIDTH: u32 = 64;
 /// To the right of each plot, so that the legend never lies over a line.
 const LEGEND_WIDTH: u32 = 216;
 const FONT: &str = "sans-serif";
@@ -80,15 +79,15 @@ fn draw_panel(
     runs: &[&Run],
     (low, high): (f64, f64),
 ) -> Result<(), String> {
+    let (plot, legend_area) = panel.split_horizontally(WIDTH - LEGEND_WIDTH);
     let sizes = sizes(runs);
     let across = axis_range(&sizes).log_scale().with_key_points(sizes.clone());
     let up = (low..high).log_scale().with_key_points(steps(low, high));
-    let mut chart = ChartBuilder::on(panel)
+    let mut chart = ChartBuilder::on(&plot)
         .caption(format!("placement {placement}"), (FONT, 15))
         .margin(MARGIN)
-        .margin_right(LEGEND_WIDTH)
         .x_label_area_size(44)
-        .y_label_area_size(UP_LABELS_WIDTH)
+        .y_label_area_size(64)
         .build_cartesian_2d(across, up)
         .map_err(sentence)?;
     chart
@@ -106,22 +105,27 @@ fn draw_panel(
         .y_desc("p50, microseconds")
         .draw()
         .map_err(sentence)?;
-    for Line { name, colour, points } in lines(runs) {
-        let markers: Vec<_> = points.iter().map(|&point| Circle::new(point, 3, colour.filled())).collect();
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))
-            .map_err(sentence)?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
+    let lines = lines(runs);
+    for Line { colour, points, .. } in &lines {
+        let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
+        chart.draw_series(line).map_err(sentence)?;
+        let markers = points.iter().map(|&point| Circle::new(point, 3, colour.filled()));
         chart.draw_series(markers).map_err(sentence)?;
     }
-    let right_of_plot = (WIDTH - MARGIN - UP_LABELS_WIDTH - LEGEND_WIDTH + MARGIN) as i32;
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::Coordinate(right_of_plot, 0))
-        .label_font((FONT, 13))
-        .draw()
-        .map_err(sentence)
+    legend(&legend_area, &lines)
+}
+
+fn legend(area: &Panel<'_>, lines: &[Line]) -> Result<(), String> {
+    /// Where the frame of the plot beside it begins: below margin and caption.
+    const TOP: i32 = 40;
+    const LINE_HEIGHT: i32 = 20;
+    for (line, y) in lines.iter().zip((TOP..).step_by(LINE_HEIGHT as usize)) {
+        let sample = PathElement::new([(0, y), (22, y)], line.colour.stroke_width(3));
+        area.draw(&sample).map_err(sentence)?;
+        let style = (FONT, 13).into_font().into_text_style(area).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw_text(&line.name, &style, (30, y)).map_err(sentence)?;
+    }
+    Ok(())
 }
 
 /// What is drawn of one system.

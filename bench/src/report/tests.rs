@@ -107,6 +107,18 @@ fn ratios_are_paired_and_taken_to_the_better_floor_of_each_size() {
 }
 
 #[test]
+fn the_cheapest_floor_may_be_another_than_the_faster_one() {
+    let mut runs = document(&[]).runs;
+    let blocking = runs.iter_mut().filter(|run| run.engine == "blocking");
+    blocking.for_each(|run| run.cpu_us_by_round.iter_mut().for_each(|cpu| *cpu /= 8.0));
+    let document = ratios::document(&plan(&[]), host(), runs);
+    let large = &document.ratios[2];
+    assert_eq!((large.floor.as_str(), large.cpu_over_floor), ("yield", Some(1.2)));
+    // Its own CPU time is 0.6 of the yielding p50; the blocking floor's was 1.0 of it, and is now 0.125.
+    assert_eq!((large.cheapest_floor.as_deref(), large.cpu_over_cheapest), (Some("blocking"), Some(4.8)));
+}
+
+#[test]
 fn a_floor_at_another_placement_is_not_divided_by() {
     let mut runs = document(&[]).runs;
     for run in runs.iter_mut().filter(|run| run.system == System::Floor) {
@@ -192,8 +204,11 @@ fn json_has_exactly_these_keys() {
     assert_eq!(
         keys(&value["ratios"][0]),
         [
+            "cheapest_floor",
             "ci95",
+            "cpu_cheapest_ci95",
             "cpu_ci95",
+            "cpu_over_cheapest",
             "cpu_over_floor",
             "driver",
             "engine",
@@ -248,6 +263,7 @@ fn the_table_fits_a_terminal_with_the_longest_names_and_figures() {
         ratio.driver = Some("background".to_owned());
         ratio.ci95 = [99.99, 99.99];
         ratio.cpu_ci95 = Some([99.99, 99.99]);
+        ratio.cpu_cheapest_ci95 = Some([99.99, 99.99]);
     }
     for line in table::render(&document).lines() {
         assert!(line.chars().count() <= 110, "{} columns: {line}", line.chars().count());

@@ -1,1 +1,40 @@
-//! Underlay.
+//! Round-trip benchmarks for Underlay.
+//!
+//! What lives here: the orchestration of rounds between systems, the floor (bare relays over plain
+//! sockets that say what this machine allows), the statistics and the reports. What is under test is
+//! behind [`subject::Subject`]; nothing but the implementations of that trait knows what a system is
+//! made of.
+//!
+//! What it promises: rounds are interleaved, ratios are paired by round, warm-up is apart, every
+//! reply's payload is checked, and each figure names the placement of its processes on cores.
+//!
+//! What it must never know: Underlay's insides. It measures what any application could.
+//!
+//! # Layout
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`cli`], [`plan`] | options as typed in, and the plan that they amount to once validated |
+//! | [`subject`] | the thing under test, and what a round asks of it |
+//! | [`floor`] | the relays that share no code with Underlay |
+//! | [`payload`], [`aligned`] | bodies, and the check that every system does on each reply |
+//! | [`child`], [`placement`], [`cpu_time`] | processes: started, pinned, accounted for, never left behind |
+//! | [`roundtrip`], [`statistics`] | the run: rounds in seeded order, medians, paired bootstrap intervals |
+//! | [`report`], [`host`] | table, JSON and chart, and the machine they were taken on |
+
+#![forbid(unsafe_code)]
+
+pub mod aligned;
+pub mod child;
+pub mod cli;
+pub mod cpu_time;
+pub mod error;
+pub mod floor;
+pub mod host;
+pub mod payload;
+pub mod placement;
+pub mod plan;
+pub mod report;
+pub mod roundtrip;
+pub mod statistics;
+pub mod subject;

@@ -15,6 +15,7 @@
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 
 pub mod inproc;
+pub mod tcp;
 
 use crate::pool::{GatherList, Pool, Segment};
 use std::fmt;
@@ -85,6 +86,19 @@ pub enum WireKind {
     Tcp,
     /// Rings of references within one process.
     Inproc,
+}
+
+impl WireKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Inproc];
+
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Its place in arrays by wire.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
 }
 
 impl fmt::Display for WireKind {

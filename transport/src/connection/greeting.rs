@@ -2,6 +2,7 @@
 
 use super::CloseReason;
 use crate::pool::Segment;
+use crate::proto::control::RefusalCode;
 use crate::proto::handshake::{AwaitClientHello, AwaitServerHello, ConnectFailed, Negotiated, Refused};
 use crate::proto::hello::SessionTerms;
 
@@ -53,6 +54,14 @@ impl Greeting {
             }
             let part = segment.split_to(missing.min(segment.len()));
             self.received.extend_from_slice(&part);
+        }
+    }
+
+    /// Refuses, at the end that was connected to.
+    pub(super) fn refuse(self, code: RefusalCode, text: &str) -> Option<Greeted> {
+        match self.end {
+            End::Server(state) => Some(refused(state.refuse(code, text))),
+            End::Client(_) => None,
         }
     }
 

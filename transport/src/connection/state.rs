@@ -9,6 +9,7 @@ use crate::packing::{InboxError, OutboxFull, PackingStats};
 use crate::pool::{GatherList, Pool, PoolError, Segment};
 use crate::proto::control::{
     Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, LinkCredit, LinkRole,
+    RefusalCode,
 };
 use crate::proto::handshake::{AwaitClientHello, AwaitServerHello, LocalEnd, LocalFault, Negotiated};
 use crate::proto::hello::{Capabilities, SessionTerms};
@@ -169,6 +170,17 @@ impl Connection {
                 Some(Err(Greeted::Done { negotiated, answer, rest })) => self.open(negotiated, answer, rest),
                 None => {}
             },
+        }
+    }
+
+    /// Refuses the handshake, whatever the peer will say. For the end that was connected to, before it has answered.
+    pub fn refuse(&mut self, code: RefusalCode, text: &str, now: Timestamp) {
+        if let Phase::Greeting(greeting) = &mut self.phase
+            && let Some(Greeted::Failed { reason, answer }) =
+                greeting.take().and_then(|it| it.refuse(code, text))
+        {
+            self.hello = answer;
+            self.end(reason, now);
         }
     }
 

@@ -73,7 +73,10 @@ mod tests {
         }
         for text in ["", "127.0.0.1:5700", "udp://127.0.0.1:5700", "tcp://", "tcp:/x"] {
             let refused = text.parse::<Address>().unwrap_err().to_string();
-            assert!(refused.contains(&format!("'{text}'")) && refused.contains("tcp://host:port"), "{refused}");
+            assert!(
+                refused.contains(&format!("'{text}'")) && refused.contains("tcp://host:port"),
+                "{refused}"
+            );
         }
     }
 }

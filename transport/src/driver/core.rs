@@ -105,12 +105,14 @@ enum EntryState {
     /// The channel is coming up.
     Connecting,
     Connected(Box<Connection>),
-    /// Its end was reported, the channel's end has not come yet.
-    Closing,
 }
 
 impl Core {
-    pub(super) fn new(config: DriverConfig, identity: Identity, network: &InprocNetwork) -> Result<Self, DriverError> {
+    pub(super) fn new(
+        config: DriverConfig,
+        identity: Identity,
+        network: InprocNetwork,
+    ) -> Result<Self, DriverError> {
         let mut pool = Pool::new(config.pool)?;
         let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
         let wires = Wires::open(config.tcp.clone(), network, wakeup, &mut pool)?;
@@ -279,7 +281,12 @@ impl Core {
     ///
     /// # Errors
     /// [`LinkError::NotAttached`] if it does not wait for an answer.
-    pub fn accept_link(&mut self, connection: ConnectionId, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
+    pub fn accept_link(
+        &mut self,
+        connection: ConnectionId,
+        link: LinkId,
+        room: LinkRoom,
+    ) -> Result<(), LinkError> {
         self.with_link(connection, link, |connection| connection.accept_link(link, room))
     }
 
@@ -309,7 +316,12 @@ impl Core {
     ///
     /// # Errors
     /// [`LinkError::NotAttached`] if it does not receive.
-    pub fn set_link_room(&mut self, connection: ConnectionId, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
+    pub fn set_link_room(
+        &mut self,
+        connection: ConnectionId,
+        link: LinkId,
+        room: LinkRoom,
+    ) -> Result<(), LinkError> {
         self.with_link(connection, link, |connection| connection.set_link_room(link, room))
     }
 
@@ -332,7 +344,7 @@ impl Core {
         match &mut entry.state {
             EntryState::Connected(found) => found.close(code, text, self.now),
             EntryState::Connecting => self.wires.close(entry.wire, entry.channel),
-            EntryState::Free | EntryState::Closing => return,
+            EntryState::Free => return,
         }
         self.mark_dirty(connection.index);
     }
@@ -377,7 +389,8 @@ impl Core {
             }
             return;
         }
-        let Ok(mut connection) = Connection::server(config, &self.identity, path.packet_bytes, self.now) else {
+        let Ok(mut connection) = Connection::server(config, &self.identity, path.packet_bytes, self.now)
+        else {
             return;
         };
         if self.open_entries >= self.config.connections_max {
@@ -469,7 +482,7 @@ impl Core {
             }
             // It did not come up in time; its Closed event says so.
             EntryState::Connecting => self.wires.close(entry.wire, entry.channel),
-            EntryState::Free | EntryState::Closing => {}
+            EntryState::Free => {}
         }
         self.mark_dirty(index as u32);
         id
@@ -483,7 +496,7 @@ impl Core {
                 false
             }
             EntryState::Connecting => true,
-            EntryState::Free | EntryState::Closing => false,
+            EntryState::Free => false,
         };
         was_connecting.then(|| CloseReason::Channel(reason.to_owned()))
     }
@@ -550,7 +563,9 @@ const NONE: u32 = u32::MAX;
 /// The connection of this name, if it has come up and its name is not out of date.
 fn find(entries: &mut [Entry], id: ConnectionId) -> Option<&mut Connection> {
     match entries.get_mut(id.index()) {
-        Some(Entry { generation, state: EntryState::Connected(connection), .. }) if *generation == id.generation => {
+        Some(Entry { generation, state: EntryState::Connected(connection), .. })
+            if *generation == id.generation =>
+        {
             Some(connection)
         }
         _ => None,

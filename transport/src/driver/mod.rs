@@ -87,7 +87,7 @@ impl<H: Handler> Driver<H> {
     pub fn on_network(
         config: DriverConfig,
         identity: Identity,
-        network: &InprocNetwork,
+        network: InprocNetwork,
         handler: H,
     ) -> Result<Self, DriverError> {
         let waiter = Waiter::new(config.wait);

@@ -117,7 +117,9 @@ impl Waiter {
             WaitMode::Spin => WaitStep::Poll,
             WaitMode::Sleep => WaitStep::Sleep,
             WaitMode::Adaptive if !self.yields() => WaitStep::Sleep,
-            WaitMode::Adaptive if self.spins() && waited_us < self.config.spin_us_max.into() => WaitStep::Poll,
+            WaitMode::Adaptive if self.spins() && waited_us < self.config.spin_us_max.into() => {
+                WaitStep::Poll
+            }
             WaitMode::Adaptive if waited_us < self.config.yield_us_max.into() => WaitStep::Yield,
             WaitMode::Adaptive => WaitStep::Sleep,
         };

@@ -22,7 +22,7 @@ pub(super) struct Wires {
 impl Wires {
     pub(super) fn open(
         tcp: TcpConfig,
-        network: &InprocNetwork,
+        network: InprocNetwork,
         wakeup: Arc<Wakeup>,
         pool: &mut Pool,
     ) -> Result<Self, WiresError> {
@@ -39,7 +39,12 @@ impl Wires {
         self.of(address.wire()).connect(address.place())
     }
 
-    pub(super) fn send(&mut self, kind: WireKind, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
+    pub(super) fn send(
+        &mut self,
+        kind: WireKind,
+        channel: Channel,
+        gather: &mut GatherList,
+    ) -> Result<(), SendRefused> {
         self.of(kind).send(channel, gather)
     }
 
@@ -47,7 +52,12 @@ impl Wires {
         self.of(kind).close(channel);
     }
 
-    pub(super) fn poll(&mut self, kind: WireKind, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+    pub(super) fn poll(
+        &mut self,
+        kind: WireKind,
+        pool: &mut Pool,
+        events: &mut Vec<WireEvent>,
+    ) -> io::Result<()> {
         self.of(kind).poll(pool, events)
     }
 

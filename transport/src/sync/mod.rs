@@ -20,11 +20,11 @@ mod wakeup;
 
 #[expect(unused_imports, reason = "the driver and rpc are wired to it next")]
 pub(crate) use call_slots::{CallSlots, CallsMaxInvalid, Correlation, SlotTicket, SlotsFull};
+pub(crate) use ready_set::ReadySet;
 pub(crate) use reference_count::ReferenceCount;
 pub(crate) use return_stack::{Linked, ReturnStack};
 #[expect(unused_imports, reason = "the driver is wired to it next")]
 pub(crate) use submissions::{Submissions, SubmitRefused, Submitter};
-pub(crate) use ready_set::ReadySet;
 pub(crate) use wakeup::SleepFlag;
 pub use wakeup::Wakeup;
 

@@ -34,7 +34,7 @@ pub struct FrameHeader {
     pub frame_number_low: u32,
     /// The peer may send frames numbered below this.
     pub frame_limit_low: u32,
-    /// The peer may have sent so many chunks of bulk.
+    /// The peer may have sent so many chunks of bulk, records that chunks follow included.
     pub chunk_limit_low: u32,
     /// Bytes of records behind the header, each padded to a multiple of 8.
     pub record_bytes: u32,

@@ -215,7 +215,8 @@ fn every_impossible_parameter_is_found() {
 #[test]
 fn a_server_must_keep_to_the_proposal() {
     assert!(client_takes(|_| ()).is_ok());
-    let cases: [(PeerMisbehaved, fn(&mut ServerHello)); 6] = [
+    type Change = fn(&mut ServerHello);
+    let cases: [(PeerMisbehaved, Change); 6] = [
         (PeerMisbehaved::VersionNotOffered { version: 2, min: 1, max: 1 }, |answer| answer.version = 2),
         (PeerMisbehaved::CapabilitiesNotOffered { found: 3, offered: 1 }, |answer| {
             answer.body.capabilities = Capabilities(3);

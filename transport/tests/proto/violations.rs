@@ -9,7 +9,7 @@ use underlay::proto::PeerMisbehaved as Bad;
 use underlay::proto::credit::ReceiveWindow;
 use underlay::proto::handshake::{AwaitServerHello, ConnectFailed, LocalEnd};
 use underlay::proto::hello::{ClientHello, HelloExtensions, Prefix, Refusal, SecurityKind, ServerHello};
-use underlay::proto::record::{BodyProgress, ChunkHead};
+use underlay::proto::record::{BodyProgress, ChunkHead, Record};
 use underlay::proto::serial::{Acknowledged, FrameOrder, LaneOrder};
 use underlay::proto::text::{Name, TextField};
 use underlay::proto::{Lane, Parameter, ParameterFault};
@@ -156,7 +156,10 @@ fn frame_cases() -> Vec<Case> {
 }
 
 fn record_cases() -> Vec<Case> {
+    let request_frame = vector_file::bytes("request-frame");
+    let longer_than_it_says = Record::parse(&request_frame[32..192], &limits()).expect_err("8 bytes more");
     vec![
+        (Bad::HeadBytes { kind: 2, head_bytes: 160, min: 152, max: 152 }, longer_than_it_says),
         (Bad::RecordKindUnknown { kind: 5 }, request(32, &[5])),
         (Bad::HeadBytes { kind: 2, head_bytes: 56, min: 64, max: 4096 }, request(36, &[56])),
         (Bad::HeadBytes { kind: 4, head_bytes: 104, min: 32, max: 96 }, bulk(212, &[104])),

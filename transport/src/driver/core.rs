@@ -112,9 +112,9 @@ impl Core {
         config: DriverConfig,
         identity: Identity,
         network: InprocNetwork,
+        wakeup: Arc<Wakeup>,
     ) -> Result<Self, DriverError> {
         let mut pool = Pool::new(config.pool)?;
-        let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
         let wires = Wires::open(config.tcp.clone(), network, wakeup, &mut pool)?;
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         Connection::client(config.connection.clone(), &identity, 4096, Timestamp::ZERO)?;

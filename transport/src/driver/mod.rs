@@ -30,8 +30,10 @@ use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
 use crate::pool::PoolConfig;
+use crate::sync::Wakeup;
 use crate::time::Timestamp;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The settings of a driver. The defaults suit a broker or a client with up to some thousand connections.
@@ -80,6 +82,19 @@ impl<H: Handler> Driver<H> {
         Self::on_network(config, identity, InprocNetwork::global(), handler)
     }
 
+    /// A driver that is woken by this wakeup, which others may have had before it.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn with_wakeup(
+        config: DriverConfig,
+        identity: Identity,
+        wakeup: Arc<Wakeup>,
+        handler: H,
+    ) -> Result<Self, DriverError> {
+        Self::assemble(config, identity, InprocNetwork::global(), wakeup, handler)
+    }
+
     /// A driver whose `inproc` wire belongs to this network instead of the process's.
     ///
     /// # Errors
@@ -90,8 +105,19 @@ impl<H: Handler> Driver<H> {
         network: InprocNetwork,
         handler: H,
     ) -> Result<Self, DriverError> {
+        let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
+        Self::assemble(config, identity, network, wakeup, handler)
+    }
+
+    fn assemble(
+        config: DriverConfig,
+        identity: Identity,
+        network: InprocNetwork,
+        wakeup: Arc<Wakeup>,
+        handler: H,
+    ) -> Result<Self, DriverError> {
         let waiter = Waiter::new(config.wait);
-        let core = Core::new(config, identity, network)?;
+        let core = Core::new(config, identity, network, wakeup)?;
         Ok(Self { core, handler, events: Vec::new(), stalled: Vec::new(), waiter })
     }
 

@@ -207,7 +207,10 @@ impl Calls {
             let correlation = waiting.correlation;
             match self.send(core, connection, link, waiting) {
                 Ok(()) => self.records[correlation.slot()].was_sent = true,
-                Err((SendError::Link(LinkError::NoCredit(_)) | SendError::QueueFull(_) | SendError::Pool(_), back)) => {
+                Err((
+                    SendError::Link(LinkError::NoCredit(_)) | SendError::QueueFull(_) | SendError::Pool(_),
+                    back,
+                )) => {
                     self.stats.credit_waits += 1;
                     self.targets[target].waiting.push_front(back);
                     return;
@@ -259,9 +262,7 @@ impl Calls {
     }
 
     fn target_of(&self, link: LinkId) -> Option<usize> {
-        let is_its = |target: &Target| {
-            matches!(target.state, TargetState::Attaching(its) | TargetState::Attached(its) if its == link)
-        };
+        let is_its = |target: &Target| matches!(target.state, TargetState::Attaching(its) | TargetState::Attached(its) if its == link);
         self.targets.iter().position(is_its)
     }
 
@@ -318,7 +319,9 @@ impl Calls {
             target.waiting.clear();
         }
         for slot in 0..self.records.len() {
-            let Record { correlation: Some(correlation), was_sent, .. } = self.records[slot] else { continue };
+            let Record { correlation: Some(correlation), was_sent, .. } = self.records[slot] else {
+                continue;
+            };
             let reason = reason.to_owned();
             let error = if was_sent {
                 self.stats.outcome_unknown += 1;
@@ -334,7 +337,8 @@ impl Calls {
         if self.records.len() <= correlation.slot() {
             self.records.resize(correlation.slot() + 1, Record::default());
         }
-        self.records[correlation.slot()] = Record { correlation: Some(correlation), timeout, was_sent: false };
+        self.records[correlation.slot()] =
+            Record { correlation: Some(correlation), timeout, was_sent: false };
     }
 
     fn is_current(&self, correlation: Correlation) -> bool {
@@ -366,7 +370,12 @@ impl Handler for Calls {
 
     fn attach_requested(&mut self, core: &mut Core, connection: ConnectionId, request: AttachRequest) {
         // The link may have gone with its connection meanwhile; then there is nobody to tell.
-        let _ = core.refuse_link(connection, request.link, DetachCode::NotAllowed, "a client has no destinations");
+        let _ = core.refuse_link(
+            connection,
+            request.link,
+            DetachCode::NotAllowed,
+            "a client has no destinations",
+        );
     }
 
     fn attached(&mut self, core: &mut Core, _connection: ConnectionId, link: LinkId) {
@@ -379,7 +388,9 @@ impl Handler for Calls {
     fn detached(&mut self, _core: &mut Core, _connection: ConnectionId, detached: DetachedByPeer) {
         match self.target_of(detached.link) {
             Some(target) => self.refuse_waiting(target, &detached.text),
-            None => tracing::warn!(code = ?detached.code, text = detached.text, "the reply destination was detached"),
+            None => {
+                tracing::warn!(code = ?detached.code, text = detached.text, "the reply destination was detached")
+            }
         }
     }
 
@@ -421,7 +432,8 @@ impl Handler for Calls {
     }
 
     fn timer(&mut self, core: &mut Core, key: usize) {
-        let Some(Record { correlation: Some(correlation), timeout, .. }) = self.records.get(key).copied() else {
+        let Some(Record { correlation: Some(correlation), timeout, .. }) = self.records.get(key).copied()
+        else {
             return;
         };
         if self.end(core, correlation, Err(CallError::TimedOut(timeout))) {
@@ -442,15 +454,23 @@ impl Drop for Calls {
     fn drop(&mut self) {
         self.submissions.close();
         let reason = "the client was dropped".to_owned();
-        while let Some(submission) = self.submissions.pop() {
-            if let Submission::Call(call) = submission {
-                self.fail(call.correlation, CallError::NotConnected { reason: reason.clone() });
+        while !self.submissions.is_drained() {
+            match self.submissions.pop() {
+                Some(Submission::Call(call)) => {
+                    self.fail(call.correlation, CallError::NotConnected { reason: reason.clone() });
+                }
+                Some(Submission::Cancel(_) | Submission::Stop) => {}
+                // Another thread is just writing one.
+                None => std::thread::yield_now(),
             }
         }
         for Record { correlation, was_sent, .. } in std::mem::take(&mut self.records) {
             let reason = reason.clone();
-            let error =
-                if was_sent { CallError::OutcomeUnknown { reason } } else { CallError::NotConnected { reason } };
+            let error = if was_sent {
+                CallError::OutcomeUnknown { reason }
+            } else {
+                CallError::NotConnected { reason }
+            };
             if let Some(correlation) = correlation {
                 self.fail(correlation, error);
             }

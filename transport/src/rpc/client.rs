@@ -198,7 +198,11 @@ impl Client {
     ///
     /// # Errors
     /// Only when a wire as a whole is broken.
-    pub fn run_until(&mut self, timeout: Option<Duration>, mut is_done: impl FnMut() -> bool) -> io::Result<bool> {
+    pub fn run_until(
+        &mut self,
+        timeout: Option<Duration>,
+        mut is_done: impl FnMut() -> bool,
+    ) -> io::Result<bool> {
         self.driver.run_until(timeout, |_, _| is_done())
     }
 
@@ -304,7 +308,7 @@ impl BackgroundClient {
 impl Drop for BackgroundClient {
     fn drop(&mut self) {
         // A full queue empties, a closed one belongs to a thread that has ended.
-        while let Err(SubmitRefused::Full(_)) = self.handle.submitter.push(Submission::Stop) {
+        while let Err(SubmitRefused::Full { .. }) = self.handle.submitter.push(Submission::Stop) {
             thread::yield_now();
         }
         if let Some(thread) = self.thread.take() {
@@ -344,10 +348,12 @@ impl CallHandle {
         let call = Call { correlation, destination: destination.into(), body, lane, timeout };
         match self.submitter.push(Submission::Call(call)) {
             Ok(()) => CallFuture::waiting(ticket, self.submitter.clone()),
-            Err(SubmitRefused::Full(_)) => CallFuture::failed(CallError::Unsendable {
+            Err(SubmitRefused::Full { .. }) => CallFuture::failed(CallError::Unsendable {
                 reason: "the driver has not taken the calls before it (submissions_max)".to_owned(),
             }),
-            Err(_) => CallFuture::failed(CallError::NotConnected { reason: "the client was dropped".to_owned() }),
+            Err(_) => {
+                CallFuture::failed(CallError::NotConnected { reason: "the client was dropped".to_owned() })
+            }
         }
     }
 
@@ -355,7 +361,12 @@ impl CallHandle {
     ///
     /// # Errors
     /// [`CallError`].
-    pub fn call_blocking(&self, destination: &str, bytes: &[u8], timeout: Duration) -> Result<Reply, CallError> {
+    pub fn call_blocking(
+        &self,
+        destination: &str,
+        bytes: &[u8],
+        timeout: Duration,
+    ) -> Result<Reply, CallError> {
         let mut call = pin!(self.call(destination, bytes, timeout));
         let waker = Waker::from(Arc::new(ThreadSignal(thread::current())));
         loop {
@@ -366,7 +377,10 @@ impl CallHandle {
         }
     }
 
-    fn reserve(&self, timeout: Duration) -> Result<crate::sync::SlotTicket<super::destination::Outcome>, CallError> {
+    fn reserve(
+        &self,
+        timeout: Duration,
+    ) -> Result<crate::sync::SlotTicket<super::destination::Outcome>, CallError> {
         if timeout > CALL_TIMEOUT_MAX {
             return Err(CallError::TimeoutTooLong(timeout, CALL_TIMEOUT_MAX));
         }

@@ -50,7 +50,10 @@ pub struct CallFuture {
 #[derive(Debug)]
 enum State {
     /// The client's driver knows of the call, or will.
-    Waiting { ticket: SlotTicket<Outcome>, submitter: Submitter<Submission> },
+    Waiting {
+        ticket: SlotTicket<Outcome>,
+        submitter: Submitter<Submission>,
+    },
     /// It ended before it began.
     Failed(CallError),
     Done,

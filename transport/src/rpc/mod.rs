@@ -19,7 +19,7 @@ mod future;
 mod service;
 
 pub use calls::{CallStats, Lane};
-pub use client::{BackgroundClient, CallHandle, Client, ClientConfig, ClientError};
+pub use client::{BackgroundClient, CALL_TIMEOUT_MAX, CallHandle, Client, ClientConfig, ClientError};
 pub use destination::ReplyDestination;
 pub use error::{CallError, ServiceError};
 pub use future::{CallFuture, Reply};

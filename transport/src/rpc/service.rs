@@ -10,7 +10,7 @@ use crate::driver::{
 use crate::message::Message;
 use crate::pool::{Body, Pool};
 use crate::proto::control::{Address as LinkAddress, DetachCode, LinkRole};
-use crate::proto::extension::{Extensions, ExtensionWriter};
+use crate::proto::extension::{ExtensionWriter, Extensions};
 use crate::proto::handshake::Negotiated;
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::text::Name;
@@ -184,7 +184,8 @@ where
     }
 
     fn new(destination: &str, config: ServiceConfig, answer: F) -> Result<Self, ServiceFailure> {
-        let name_error = |violation| ServiceFailure::DestinationName { destination: destination.to_owned(), violation };
+        let name_error =
+            |violation| ServiceFailure::DestinationName { destination: destination.to_owned(), violation };
         Name::new(destination).map_err(name_error)?;
         let room = LinkRoom { messages: config.prefetch_messages.into(), bytes: config.prefetch_bytes };
         let answers = Answers {
@@ -315,7 +316,8 @@ where
 
     fn attach_client(&mut self, core: &mut Core, connection: ConnectionId, request: &AttachRequest) {
         let none = LinkRoom { messages: 0, bytes: 0 };
-        let refuse = |core: &mut Core, code, text: &str| core.refuse_link(connection, request.link, code, text);
+        let refuse =
+            |core: &mut Core, code, text: &str| core.refuse_link(connection, request.link, code, text);
         let outcome = match (&request.target, request.role) {
             (Target::Named(name), LinkRole::Producer) if *name == self.destination => {
                 core.accept_link(connection, request.link, self.room)
@@ -361,7 +363,12 @@ where
             return self.attach_client(core, connection, &request);
         }
         // The link may have gone with its connection meanwhile; then there is nobody to tell.
-        let _ = core.refuse_link(connection, request.link, DetachCode::NotAllowed, "a service has no destinations");
+        let _ = core.refuse_link(
+            connection,
+            request.link,
+            DetachCode::NotAllowed,
+            "a service has no destinations",
+        );
     }
 
     fn attached(&mut self, _core: &mut Core, _connection: ConnectionId, _link: LinkId) {

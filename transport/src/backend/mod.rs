@@ -14,6 +14,8 @@
 //!
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 
+pub mod tcp;
+
 use crate::pool::{GatherList, Pool, Segment};
 use std::fmt;
 use std::io;

@@ -1,0 +1,160 @@
+//! The ring of pool buffers that the kernel receives into.
+
+use super::super::TcpConfig;
+use super::ring::Ring;
+use crate::pool::{BufferMut, Pool, Segment};
+use crate::sync::{Ordering, fence};
+use ::io_uring::types::BufRingEntry;
+use std::io;
+use std::ptr::{self, NonNull};
+
+/// The one group of buffers that there is.
+pub(super) const GROUP: u16 = 0;
+
+/// Buffers that belong to the kernel until a completion names them.
+///
+/// The buffer at place `i` of the ring has the number `i`. The kernel takes them in order of their places, so those of
+/// a completion that spans several follow each other; and a place is filled again only when its buffer was taken off,
+/// whatever the order of completions.
+#[derive(Debug)]
+pub(super) struct ProvidedBuffers {
+    /// As many entries as `buffers` has, page-aligned, shared with the kernel.
+    entries: NonNull<BufRingEntry>,
+    /// The place to fill next, counted on.
+    tail: u16,
+    buffers: Box<[Option<BufferMut>]>,
+    available: usize,
+    buffer_bytes: usize,
+}
+
+impl ProvidedBuffers {
+    /// An empty ring of buffers that is known to the kernel.
+    ///
+    /// # Errors
+    /// Why the kernel does not take it.
+    pub(super) fn open(config: &TcpConfig, ring: &Ring) -> Result<Self, String> {
+        let count = config.receive_buffers;
+        let fail = |error: io::Error| format!("a ring of provided buffers (Linux 5.19): {error}");
+        let buffers = Self {
+            entries: map_entries(usize::from(count)).map_err(fail)?,
+            tail: 0,
+            buffers: (0..count).map(|_| None).collect(),
+            available: 0,
+            buffer_bytes: config.receive_buffer_bytes,
+        };
+        let address = buffers.entries.as_ptr() as u64;
+        // SAFETY: the entries stay mapped until the group is withdrawn, or for ever.
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }.map_err(fail)?;
+        Ok(buffers)
+    }
+
+    /// How many buffers the kernel has, including those that it has filled but not reported yet.
+    #[inline]
+    pub(super) fn available(&self) -> usize {
+        self.available
+    }
+
+    /// Fills the empty places with buffers from the pool, as many as it has.
+    #[inline]
+    pub(super) fn refill(&mut self, pool: &mut Pool) {
+        if self.available == self.buffers.len() {
+            return;
+        }
+        let before = self.tail;
+        loop {
+            let place = self.place(self.tail);
+            if self.buffers[place].is_some() {
+                break;
+            }
+            let Ok(mut buffer) = pool.buffer(self.buffer_bytes) else { break };
+            let target = buffer.spare_mut();
+            // SAFETY: the place lies in the ring, and the kernel does not look at it before the tail has passed it.
+            let entry = unsafe { self.entries.add(place).as_mut() };
+            entry.set_addr(target.as_mut_ptr() as u64);
+            entry.set_len(target.len() as u32);
+            entry.set_bid(place as u16);
+            self.buffers[place] = Some(buffer);
+            self.available += 1;
+            self.tail = self.tail.wrapping_add(1);
+        }
+        if self.tail != before {
+            self.publish();
+        }
+    }
+
+    /// Takes off the buffers that a completion of `bytes` bytes covers, from number `first` on, and delivers what was
+    /// written to them.
+    #[inline]
+    pub(super) fn take(&mut self, first: u16, bytes: usize, mut deliver: impl FnMut(Segment)) {
+        let (mut number, mut left) = (first, bytes);
+        loop {
+            let place = self.place(number);
+            let Some(mut buffer) = self.buffers[place].take() else { return };
+            self.available -= 1;
+            // Of a buffer that was not offered whole, the kernel notes the length in its entry.
+            // SAFETY: the place lies in the ring; it was consumed, so the kernel does not look at it any more.
+            let offered = unsafe { self.entries.add(place).as_ref() }.len() as usize;
+            let part = left.min(offered);
+            if part > 0 {
+                // SAFETY: the kernel reports to have written them, filling each buffer before the next.
+                unsafe { buffer.assume_written(part) };
+                deliver(buffer.split());
+            }
+            left -= part;
+            if left == 0 || part == 0 {
+                return;
+            }
+            number = number.wrapping_add(1);
+        }
+    }
+
+    /// Takes the ring back from the kernel. No operation may be under way that could use it.
+    pub(super) fn withdraw(&mut self, ring: &Ring) {
+        // An error would mean that the kernel does not know it, which is as good.
+        let _ = ring.submitter().unregister_buf_ring(GROUP);
+    }
+
+    /// Gives the buffers up for ever.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.buffers));
+    }
+
+    /// Makes the entries up to the tail visible to the kernel.
+    #[inline]
+    fn publish(&self) {
+        // SAFETY: the first entry is valid; its tail field is this side's to write.
+        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) }.cast_mut();
+        // Pairs with the kernel's acquiring load of the tail: it sees the entries that the tail has passed.
+        fence(Ordering::Release);
+        // SAFETY: as above. Volatile, because the kernel reads it.
+        unsafe { tail.write_volatile(self.tail) };
+    }
+
+    #[inline]
+    fn place(&self, number: u16) -> usize {
+        usize::from(number) & (self.buffers.len() - 1)
+    }
+}
+
+impl Drop for ProvidedBuffers {
+    fn drop(&mut self) {
+        if self.buffers.is_empty() {
+            return; // leaked
+        }
+        let bytes = self.buffers.len() * size_of::<BufRingEntry>();
+        // SAFETY: the mapping is this ring's own. (The kernel holds its pages until the group or its ring is gone.)
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), bytes) };
+    }
+}
+
+fn map_entries(count: usize) -> io::Result<NonNull<BufRingEntry>> {
+    let bytes = count * size_of::<BufRingEntry>();
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory of ours.
+    let base = unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}

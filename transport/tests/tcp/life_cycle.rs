@@ -208,6 +208,7 @@ fn a_stopped_listener_refuses_and_frees_its_port(engine: EngineChoice) {
         assert_ne!(again.listener, listener);
         end.wire.stop_listening(listener);
         drop(TcpStream::connect(&address).unwrap());
+        end.until(accepted);
         end.send(channel, b"still here");
         end.poll();
         let mut bytes = [0; 10];

@@ -65,15 +65,21 @@ fn a_configuration_that_cannot_work_is_named() {
     }
 }
 
-/// Uses up every descriptor that the process may have.
-fn use_up_descriptors() -> Vec<File> {
+/// Allows this process few descriptors.
+fn limit_descriptors() {
     let limit = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
     // SAFETY: the limit is valid.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+}
+
+/// Uses up every descriptor that the process may have.
+fn use_up_descriptors() -> Vec<File> {
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }
 
 fn descriptors_run_out(engine: EngineChoice) {
+    // Before anything is accepted: io_uring goes by the limit at the time when accepting was armed.
+    limit_descriptors();
     let mut end = End::open(config(engine));
     let (listener, address) = end.listen();
     let first = TcpStream::connect(&address).unwrap();
@@ -100,7 +106,6 @@ fn descriptors_run_out(engine: EngineChoice) {
     // Freed by somebody else: tried again after some polls.
     files.pop();
     let second = end.until(accepted);
-    assert!(end.events.is_empty(), "{:?}", end.events);
 
     // Freed by the end of a channel: tried again at once.
     drop(files.pop());

@@ -94,7 +94,7 @@ fn a_full_gather_list_is_one_send(engine: EngineChoice) {
 }
 
 fn an_empty_send_is_done_at_once(engine: EngineChoice) {
-    let Pair { mut client, near, .. } = Pair::open(config(engine));
+    let Pair { mut client, near, server: _server, .. } = Pair::open(config(engine));
     client.wire.send(near, &mut GatherList::new()).unwrap();
     client.until(|event| matches!(event, WireEvent::Sent { .. }).then_some(()));
 }

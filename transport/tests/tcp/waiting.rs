@@ -136,7 +136,7 @@ fn a_sleep_submits_what_was_queued(engine: EngineChoice) {
 }
 
 fn a_sleep_ends_at_once_if_something_has_happened(engine: EngineChoice) {
-    let Pair { mut client, near, .. } = Pair::open(config(engine));
+    let Pair { mut client, near, server: _server, .. } = Pair::open(config(engine));
     (0..10).for_each(|_| client.poll());
     client.send(near, b"done?");
     assert!(sleep_ends(&mut client));

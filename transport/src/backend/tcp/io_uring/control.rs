@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 impl UringEngine {
     pub(super) fn start_listening(&mut self, text: &str) -> Result<Listening, ListenError> {
-        let addresses = address::resolve(text).map_err(|bad| bad.to_listen(text))?;
+        let addresses = address::resolve(text).map_err(|bad| bad.into_listen(text))?;
         self.try_listen(&addresses).map_err(|error| socket::listen_error(text, error))
     }
 
@@ -133,7 +133,7 @@ impl UringEngine {
     }
 
     pub(super) fn start_connecting(&mut self, text: &str) -> Result<Channel, ConnectError> {
-        let addresses = address::resolve_peer(text).map_err(|bad| bad.to_connect(text))?;
+        let addresses = address::resolve_peer(text).map_err(|bad| bad.into_connect(text))?;
         let first = addresses[0];
         let stream = socket::stream(&first, &self.config);
         let stream = stream.map_err(|error| socket::connect_error(text, error))?;

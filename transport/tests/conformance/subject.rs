@@ -84,15 +84,29 @@ pub(crate) fn run<S: Subject>(case: fn(&mut Bench<S::Wire>)) {
 /// If the wire is required.
 pub(crate) fn skip(name: &'static str, reason: &str) {
     static REPORTED: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
-    assert!(
-        !required().iter().any(|required| required == name),
-        "UNDERLAY_REQUIRE_WIRES names {name}, which this machine lacks: {reason}"
-    );
+    let report = skipped(name, reason, &required()).unwrap_or_else(|failure| panic!("{failure}"));
     let mut reported = REPORTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if reported.get_or_insert_default().insert(name) {
         // Not by `println!`, which the test harness keeps to itself when a test passes.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: every case for the wire {name}: {reason}");
+        let _ = writeln!(std::io::stderr(), "{report}");
     }
+}
+
+/// The report of a skipped wire, or the failure that it is.
+fn skipped(name: &str, reason: &str, required: &[String]) -> Result<String, String> {
+    if required.iter().any(|required| required == name) {
+        return Err(format!("UNDERLAY_REQUIRE_WIRES names {name}, which this machine lacks: {reason}"));
+    }
+    Ok(format!("SKIPPED: every case for the wire {name}: {reason}"))
+}
+
+#[test]
+fn a_missing_wire_is_skipped_by_name_unless_it_is_required() {
+    let reason = "no such device";
+    let report = skipped("rdma", reason, &["inproc".to_owned()]).unwrap();
+    assert_eq!(report, "SKIPPED: every case for the wire rdma: no such device");
+    let failure = skipped("rdma", reason, &["inproc".to_owned(), "rdma".to_owned()]).unwrap_err();
+    assert!(failure.contains("names rdma") && failure.contains(reason));
 }
 
 /// Fails when a wire is required that this suite does not know, which would make the requirement hold for nothing.

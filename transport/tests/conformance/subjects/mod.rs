@@ -1,0 +1,3 @@
+//! The wires under test.
+
+pub(crate) mod inproc;

@@ -323,10 +323,13 @@ mod models {
     }
 
     /// A consumer that sleeps between the items: the push that it cannot see yet wakes it. A lost wakeup leaves it
-    /// asleep for ever, which loom reports as a deadlock.
+    /// asleep for ever, which loom reports as a deadlock. Three preemptions are enough to lose one, and all that can
+    /// be tried in seconds.
     #[test]
     fn loom_a_push_ends_the_sleep() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let shared = Arc::new((SleepFlag::new(), Notify::new()));
             let ring = Arc::new(Ring::new(2));
             let mut submissions = Submissions { ring: ring.clone(), head: 0 };

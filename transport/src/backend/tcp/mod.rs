@@ -7,7 +7,8 @@
 //! table of channels, and the list of what a channel is sending.
 //!
 //! What it promises beyond the contract of all wires: a received byte is copied once, by the kernel, into a pool
-//! buffer; a sent byte once, by the kernel, out of one. After a channel has come up, its data path allocates nothing.
+//! buffer; a sent byte once, by the kernel, out of one. Once its lists have grown to what
+//! the load needs, the data path allocates nothing; a channel's send list, 8 KiB, is allocated when it comes up.
 //!
 //! What it must never know: what a frame or a message is, and what time it is.
 
@@ -37,6 +38,11 @@ use std::time::Duration;
 ///
 /// It stays on the thread that opened it (it is not [`Send`]): the kernel accepts an `io_uring` that was set up for
 /// the cheapest completion only from the thread that made it.
+///
+/// ```compile_fail
+/// fn moves_to_another_thread<T: Send>() {}
+/// moves_to_another_thread::<underlay::backend::tcp::TcpWire>();
+/// ```
 ///
 /// Addresses have the form `host:port`, with an IPv6 address in brackets. A host name is looked up by the system's
 /// resolver, which may block for seconds; an IP address never blocks. If a name has several addresses, they are tried

@@ -155,3 +155,51 @@ impl WaitPoint for TcpWire {
         engine!(self, engine => engine.sleep(timeout))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::backend::ChannelEnd;
+    use crate::pool::PoolConfig;
+    use std::net::{SocketAddr, TcpListener};
+
+    fn local(listener: &TcpListener) -> SocketAddr {
+        listener.local_addr().unwrap()
+    }
+
+    /// What comes of connecting to any of `addresses`.
+    fn outcome(engine: EngineChoice, addresses: Vec<SocketAddr>) -> Option<WireEvent> {
+        let mut pool = Pool::new(PoolConfig::edge()).unwrap();
+        let mut wire = match TcpWire::open(TcpConfig { engine, ..TcpConfig::default() }, &mut pool) {
+            Err(OpenError::IoUring { reason }) => {
+                eprintln!("skipped: {reason}");
+                return None;
+            }
+            outcome => outcome.unwrap(),
+        };
+        engine!(wire, engine => engine.connect_to_any(addresses)).unwrap();
+        let mut events = Vec::new();
+        while events.is_empty() {
+            wire.sleep(None).unwrap();
+            wire.poll(&mut pool, &mut events).unwrap();
+        }
+        events.pop()
+    }
+
+    #[test]
+    fn addresses_are_tried_in_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refusing = local(&TcpListener::bind("127.0.0.1:0").unwrap());
+        for engine in [EngineChoice::IoUring, EngineChoice::Epoll] {
+            if let Some(event) = outcome(engine, vec![refusing, refusing, local(&listener)]) {
+                assert!(matches!(event, WireEvent::Connected { .. }), "{event:?}");
+            }
+            if let Some(event) = outcome(engine, vec![refusing, refusing]) {
+                let WireEvent::Closed { reason: ChannelEnd::ConnectFailed(error), .. } = event else {
+                    panic!("{event:?}");
+                };
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            }
+        }
+    }
+}

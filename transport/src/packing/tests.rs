@@ -1,1 +1,5 @@
+//! Packing against a plain oracle: what was pushed, and the bytes that left, read by the protocol's own parser.
 
+mod model;
+mod pieces;
+mod sending;

@@ -421,17 +421,21 @@ impl Core {
         let connection = find(&mut self.entries, id)?;
         match connection.poll_event(self.now, &mut self.pool) {
             Ok(Some(event)) => Some(event),
-            Ok(None) => {
-                self.connection_timers.set(id.index(), connection.next_timeout());
-                if connection.wants_transmit() || connection.is_finished() {
-                    self.mark_dirty(id.index);
-                }
-                None
-            }
+            Ok(None) => None,
             Err(_) => {
                 self.stats.pool_stalls += 1;
                 self.stalled.push(id.index);
                 None
+            }
+        }
+    }
+
+    /// All events of a connection were pulled: its timer is set anew, and its sending is to be looked at.
+    pub(super) fn pulled(&mut self, id: ConnectionId) {
+        if let Some(connection) = find(&mut self.entries, id) {
+            self.connection_timers.set(id.index(), connection.next_timeout());
+            if connection.wants_transmit() || connection.is_finished() {
+                self.mark_dirty(id.index);
             }
         }
     }

@@ -265,6 +265,11 @@ impl<H: Handler> Driver<H> {
 
     /// Gives the handler every event that a connection has.
     fn pull(&mut self, id: ConnectionId) {
+        self.deliver(id);
+        self.core.pulled(id);
+    }
+
+    fn deliver(&mut self, id: ConnectionId) {
         while let Some(event) = self.core.poll_event(id) {
             self.connection_event(id, event);
         }
@@ -334,7 +339,9 @@ impl<H: Handler> Driver<H> {
     fn flush(&mut self) {
         while let Some(id) = self.core.next_dirty() {
             self.core.transmit(id);
-            self.pull(id);
+            // Only the close that follows the last message can have come of it. Nothing is looked at again here: what
+            // could not leave now waits for the send in flight or for the peer.
+            self.deliver(id);
         }
     }
 }

@@ -110,9 +110,9 @@ fn send(gather: &mut GatherList, stream: &mut Vec<u8>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 16))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 32))]
     #[test]
-    fn an_inbox_goes_on_where_the_pool_left_it(cut in prop_oneof![1usize..30, 30usize..2_000]) {
+    fn an_inbox_goes_on_where_the_pool_left_it(cut in prop_oneof![1usize..30, 30usize..200, 200usize..2_000]) {
         let mut plenty = pool(64 << 20);
         let mut sender = Sender::new(Parameters::default(), 10_000);
         load().iter().for_each(|spec| sender.push(spec, &mut plenty));

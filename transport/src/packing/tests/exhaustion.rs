@@ -1,13 +1,13 @@
 //! A pool that has nothing to give delays; it loses and changes nothing.
 
 use super::model::Sender;
-use super::pieces::{Arrived, BodySize, Cutter, Spec, pool};
+use super::pieces::{Arrived, BodySize, Cutter, Spec, pool, settled};
 use crate::message::Message;
 use crate::packing::{Announcement, Inbox, InboxError, Outbox, PackingRules, Windows};
 use crate::pool::{BUFFER_BYTES_MAX, BUFFER_CLASSES, BufferMut, GatherList, Pool, PoolConfig};
+use crate::proto::Lane;
 use crate::proto::credit::SendWindow;
 use crate::proto::record::MessageHead;
-use crate::proto::{Lane, Parameters};
 use proptest::prelude::*;
 
 /// One slab for each size of buffer, a few for the longer ones, and no more.
@@ -48,7 +48,7 @@ fn load() -> Vec<Spec> {
 }
 
 fn loaded(bodies: &mut Pool) -> (Outbox, Windows) {
-    let rules = PackingRules::new(&Parameters::default());
+    let rules = PackingRules::new(&settled());
     let mut outbox = Outbox::new(rules, 1000, u64::MAX);
     for (number, spec) in load().iter().enumerate() {
         outbox.push(spec.build(&rules, number as u64, bodies)).unwrap();
@@ -115,7 +115,7 @@ proptest! {
     #[test]
     fn an_inbox_goes_on_where_the_pool_left_it(cut in prop_oneof![1usize..30, 30usize..200, 200usize..2_000]) {
         let mut plenty = pool(64 << 20);
-        let mut sender = Sender::new(Parameters::default(), 10_000);
+        let mut sender = Sender::new(settled(), 10_000);
         load().iter().for_each(|spec| sender.push(spec, &mut plenty));
         while sender.outbox.waiting_messages() > 0 {
             sender.grant_chunks(2);
@@ -138,7 +138,7 @@ type Content = (MessageHead, Vec<u8>, Vec<u8>);
 fn take_apart(sender: &Sender, cut: usize, pool: &mut Pool, starve: bool) -> (Vec<Content>, usize) {
     let mut wire = super::pieces::pool(64 << 20);
     let mut cutter = Cutter::new(&mut wire);
-    let mut inbox = Inbox::new(sender.rules, Parameters::default().limits());
+    let mut inbox = Inbox::new(sender.rules, settled().limits());
     let (mut contents, mut refused) = (Vec::new(), 0);
     let mut held = if starve { exhaust(pool) } else { Vec::new() };
     for piece in sender.stream.chunks(cut) {

@@ -71,6 +71,8 @@ pub struct Driver<H> {
     events: Vec<WireEvent>,
     stalled: Vec<u32>,
     waiter: Waiter,
+    /// The last turn found something, and nothing was waited for since.
+    has_just_turned: bool,
 }
 
 impl<H: Handler> Driver<H> {
@@ -118,7 +120,7 @@ impl<H: Handler> Driver<H> {
     ) -> Result<Self, DriverError> {
         let waiter = Waiter::new(config.wait);
         let core = Core::new(config, identity, network, wakeup)?;
-        Ok(Self { core, handler, events: Vec::new(), stalled: Vec::new(), waiter })
+        Ok(Self { core, handler, events: Vec::new(), stalled: Vec::new(), waiter, has_just_turned: false })
     }
 
     /// What the handler uses, and the handler: to listen, connect and look into it from outside of events.
@@ -183,12 +185,17 @@ impl<H: Handler> Driver<H> {
         Ok(found)
     }
 
-    /// A turn, and after one that found nothing, what the waiter says.
+    /// A turn, and after one that found nothing, what the waiter says. Where it would sleep at once anyway, the turn
+    /// that finds nothing is left out: the sleep looks for itself.
     fn turn_and_wait(&mut self, deadline: Timestamp) -> io::Result<()> {
-        if self.turn()? {
-            self.waiter.found(self.core.now());
-            return Ok(());
+        if !(self.has_just_turned && self.waiter.sleeps_at_once()) {
+            self.has_just_turned = self.turn()?;
+            if self.has_just_turned {
+                self.waiter.found(self.core.now());
+                return Ok(());
+            }
         }
+        self.has_just_turned = false;
         match self.waiter.found_nothing(self.core.now()) {
             WaitStep::Poll => std::hint::spin_loop(),
             WaitStep::Yield => std::thread::yield_now(),
@@ -197,16 +204,21 @@ impl<H: Handler> Driver<H> {
         Ok(())
     }
 
-    /// Arms the wakeup, turns once more, and sleeps if that found nothing either.
+    /// Arms the wakeup, looks once more at what only the wakeup would tell of, and sleeps. What the wait point itself
+    /// watches needs no look: it ends the sleep at once if it is there.
     fn sleep(&mut self, deadline: Timestamp) -> io::Result<()> {
         self.core.wakeup().about_to_sleep();
-        if self.turn()? {
+        let mut found = self.handler.take_submissions(&mut self.core);
+        found |= self.poll_wire(WireKind::Inproc)?;
+        self.flush();
+        if found {
             self.core.wakeup().awake();
             self.waiter.found(self.core.now());
             return Ok(());
         }
         let timers = [&self.core.connection_timers, &self.core.handler_timers];
         let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
+        self.core.read_clock();
         let mut timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
         if !self.core.stalled.is_empty() {
             // Buffers that other threads give back wake nobody.
@@ -220,14 +232,18 @@ impl<H: Handler> Driver<H> {
     fn poll_wires(&mut self) -> io::Result<bool> {
         let mut found = false;
         for kind in WireKind::ALL {
-            let mut events = std::mem::take(&mut self.events);
-            let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
-            found |= !events.is_empty();
-            events.drain(..).for_each(|event| self.wire_event(kind, event));
-            self.events = events;
-            outcome?;
+            found |= self.poll_wire(kind)?;
         }
         Ok(found)
+    }
+
+    fn poll_wire(&mut self, kind: WireKind) -> io::Result<bool> {
+        let mut events = std::mem::take(&mut self.events);
+        let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
+        let found = !events.is_empty();
+        events.drain(..).for_each(|event| self.wire_event(kind, event));
+        self.events = events;
+        outcome.map(|()| found)
     }
 
     fn wire_event(&mut self, kind: WireKind, event: WireEvent) {

@@ -140,13 +140,16 @@ impl<H: Handler> Driver<H> {
     /// As [`Driver::turn`].
     pub fn run(&mut self) -> io::Result<()> {
         while !self.core.is_stopping {
-            self.turn_and_wait(Timestamp::NEVER)?;
+            self.turn_and_wait(Timestamp::NEVER, &mut |_, _| false)?;
         }
         Ok(())
     }
 
-    /// Turns and waits until `is_done`, which is asked after each turn that found something, or until `timeout` is
-    /// over; says whether it is done.
+    /// Turns and waits until `is_done`, which is asked before each turn and once more before each sleep, or until
+    /// `timeout` is over; says whether it is done.
+    ///
+    /// Another thread that makes it done wakes the driver by its [`Core::wakeup`] afterwards. No such wake is lost,
+    /// since the driver asks again when it has announced its sleep.
     ///
     /// # Errors
     /// As [`Driver::turn`].
@@ -164,7 +167,9 @@ impl<H: Handler> Driver<H> {
             if self.core.now() >= deadline || self.core.is_stopping {
                 return Ok(false);
             }
-            self.turn_and_wait(deadline)?;
+            if self.turn_and_wait(deadline, &mut is_done)? {
+                return Ok(true);
+            }
         }
     }
 
@@ -186,35 +191,45 @@ impl<H: Handler> Driver<H> {
     }
 
     /// A turn, and after one that found nothing, what the waiter says. Where it would sleep at once anyway, the turn
-    /// that finds nothing is left out: the sleep looks for itself.
-    fn turn_and_wait(&mut self, deadline: Timestamp) -> io::Result<()> {
+    /// that finds nothing is left out: the sleep looks for itself. True if it is done.
+    fn turn_and_wait(
+        &mut self,
+        deadline: Timestamp,
+        is_done: &mut impl FnMut(&mut Core, &mut H) -> bool,
+    ) -> io::Result<bool> {
         if !(self.has_just_turned && self.waiter.sleeps_at_once()) {
             self.has_just_turned = self.turn()?;
             if self.has_just_turned {
                 self.waiter.found(self.core.now());
-                return Ok(());
+                return Ok(false);
             }
         }
         self.has_just_turned = false;
         match self.waiter.found_nothing(self.core.now()) {
             WaitStep::Poll => std::hint::spin_loop(),
             WaitStep::Yield => std::thread::yield_now(),
-            WaitStep::Sleep => self.sleep(deadline)?,
+            WaitStep::Sleep => return self.sleep(deadline, is_done),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Arms the wakeup, looks once more at what only the wakeup would tell of, and sleeps. What the wait point itself
-    /// watches needs no look: it ends the sleep at once if it is there.
-    fn sleep(&mut self, deadline: Timestamp) -> io::Result<()> {
+    /// watches needs no look: it ends the sleep at once if it is there. True if it is done.
+    fn sleep(
+        &mut self,
+        deadline: Timestamp,
+        is_done: &mut impl FnMut(&mut Core, &mut H) -> bool,
+    ) -> io::Result<bool> {
         self.core.wakeup().about_to_sleep();
         let mut found = self.handler.take_submissions(&mut self.core);
         found |= self.poll_wire(WireKind::Inproc)?;
         self.flush();
-        if found {
+        // What another thread did before the wakeup was armed has woken nobody.
+        let done = is_done(&mut self.core, &mut self.handler);
+        if found || done {
             self.core.wakeup().awake();
             self.waiter.found(self.core.now());
-            return Ok(());
+            return Ok(done);
         }
         let timers = [&self.core.connection_timers, &self.core.handler_timers];
         let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
@@ -226,7 +241,7 @@ impl<H: Handler> Driver<H> {
         }
         let slept = self.core.wires.sleep(timeout);
         self.core.wakeup().awake();
-        slept
+        slept.map(|()| false)
     }
 
     fn poll_wires(&mut self) -> io::Result<bool> {

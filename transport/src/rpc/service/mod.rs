@@ -20,6 +20,7 @@ use crate::proto::extension::Extensions;
 use crate::proto::record::MessageHead;
 use crate::proto::text::Name;
 use answers::{Answers, Mode, State};
+use std::fmt;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;
@@ -149,8 +150,7 @@ pub struct ServiceStats {
     pub replies_dropped: u64,
 }
 
-/// Answers the requests of one destination by a function, on the thread that runs it.
-#[derive(Debug)]
+/// Answers the requests of one destination by a function, on the thread that makes and runs it.
 pub struct Service<F> {
     driver: Driver<Answers<F>>,
     destination: String,
@@ -272,5 +272,15 @@ where
             State::Starting | State::Serving => String::new(),
         };
         ServiceFailure::Ended { destination: self.destination.clone(), reason }
+    }
+}
+
+/// Also where the function is a closure, which says nothing of itself.
+impl<F> fmt::Debug for Service<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("destination", &self.destination)
+            .field("driver", &self.driver)
+            .finish()
     }
 }

@@ -1,8 +1,8 @@
 //! Moving bytes: each of these runs once for a message, or more often.
 
 use super::super::super::{Channel, ChannelEnd, SendRefused, WireEvent};
-use super::super::outgoing::{Outgoing, Rest};
-use super::super::socket::{self, check_bytes};
+use super::super::outgoing::Outgoing;
+use super::super::socket;
 use super::super::token::{Operation, Token};
 use super::{EpollEngine, Phase};
 use crate::pool::GatherList;
@@ -114,15 +114,7 @@ impl EpollEngine {
 #[inline]
 fn transmit(descriptor: RawFd, outgoing: &mut Outgoing) -> io::Result<()> {
     while !outgoing.is_done() {
-        let sent = match outgoing.rest() {
-            // SAFETY: the bytes lie in segments that `outgoing` holds.
-            Rest::One(start, bytes) => unsafe {
-                libc::send(descriptor, start.cast(), bytes, libc::MSG_NOSIGNAL)
-            },
-            // SAFETY: the header's parts lie in segments that `outgoing` holds.
-            Rest::Many(header) => unsafe { libc::sendmsg(descriptor, header, libc::MSG_NOSIGNAL) },
-        };
-        match check_bytes(sent) {
+        match outgoing.write_to(descriptor) {
             Ok(bytes) => outgoing.advance(bytes),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -14,6 +14,7 @@
 //!
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 
+pub mod inproc;
 pub mod tcp;
 
 use crate::pool::{GatherList, Pool, Segment};

@@ -69,7 +69,7 @@ pub struct Driver<H> {
     core: Core,
     handler: H,
     events: Vec<WireEvent>,
-    stalled: Vec<u32>,
+    stalled: Vec<ConnectionId>,
     waiter: Waiter,
 }
 
@@ -206,7 +206,7 @@ impl<H: Handler> Driver<H> {
         let timers = [&self.core.connection_timers, &self.core.handler_timers];
         let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
         let mut timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
-        if !self.core.stalled.is_empty() {
+        if self.core.is_stalled() {
             // Buffers that other threads give back wake nobody.
             timeout = Some(timeout.map_or(STALLED_SLEEP, |timeout| timeout.min(STALLED_SLEEP)));
         }
@@ -234,6 +234,7 @@ impl<H: Handler> Driver<H> {
                 if let Some(id) = self.core.by_channel(kind, channel) {
                     self.core.received(id, segment);
                     self.pull(id);
+                    self.core.note_answer(id);
                 }
             }
             WireEvent::Sent { channel } => {
@@ -260,7 +261,7 @@ impl<H: Handler> Driver<H> {
             self.report_closed(id, &reason);
         }
         self.pull(id);
-        self.core.remove(id);
+        self.core.remove_if_gone(id);
     }
 
     /// Gives the handler every event that a connection has.
@@ -309,6 +310,7 @@ impl<H: Handler> Driver<H> {
             fired = true;
             let id = self.core.expired(index);
             self.pull(id);
+            self.core.remove_if_gone(id);
         }
         while let Some(key) = self.core.handler_timers.pop_expired(self.core.now()) {
             fired = true;
@@ -319,18 +321,18 @@ impl<H: Handler> Driver<H> {
 
     /// Tries again what waited for buffers.
     fn retry_stalled(&mut self) {
-        if self.core.stalled.is_empty() {
-            return;
-        }
-        std::mem::swap(&mut self.stalled, &mut self.core.stalled);
-        while let Some(index) = self.stalled.pop() {
-            let id = self.core.id(index);
+        let mut stalled = std::mem::take(&mut self.stalled);
+        self.core.take_stalled(&mut stalled);
+        for id in stalled.drain(..) {
             self.pull(id);
             self.core.transmit(id);
+            self.core.remove_if_gone(id);
         }
+        self.stalled = stalled;
     }
 
-    /// Starts the sends that this turn has made ready.
+    /// Starts the sends that this turn has made ready. What cannot leave now, because a send is in flight or credit is
+    /// missing, is looked at again when that changes.
     fn flush(&mut self) {
         while let Some(id) = self.core.next_dirty() {
             self.core.transmit(id);

@@ -86,7 +86,7 @@ impl SleepFlag {
     }
 
     /// By the sleeper, before it looks for work the last time.
-    pub(super) fn raise(&self) {
+    pub(crate) fn raise(&self) {
         // An exchange rather than a store: reading the last change, it comes after it in everybody's eyes. (By C++'s
         // rules a store would do, but loom does not see that.) It is about to sleep, so it has the time.
         self.0.swap(true, Ordering::Relaxed);

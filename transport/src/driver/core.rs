@@ -427,24 +427,19 @@ impl Core {
     /// The next event of a connection. When buffers are short it is remembered, and asked again later.
     pub(super) fn poll_event(&mut self, id: ConnectionId) -> Option<ConnectionEvent> {
         let connection = find(&mut self.entries, id)?;
-        match connection.poll_event(self.now, &mut self.pool) {
-            Ok(event) => {
-                if event.is_none() {
-                    self.connection_timers.set(id.index(), connection.next_timeout());
-                }
-                event
-            }
-            Err(_) => {
-                self.note_stalled(id);
-                None
-            }
-        }
+        connection.poll_event(self.now, &mut self.pool).unwrap_or_else(|_| {
+            self.note_stalled(id);
+            None
+        })
     }
 
-    /// After something arrived and its events were taken: it may call for an answer, be it only a grant.
-    pub(super) fn note_answer(&mut self, id: ConnectionId) {
-        if find(&mut self.entries, id).is_some_and(|found| found.wants_transmit() || found.is_finished()) {
-            self.mark_dirty(id.index);
+    /// All events of a connection were pulled: its timer is set anew, and its sending is to be looked at.
+    pub(super) fn pulled(&mut self, id: ConnectionId) {
+        if let Some(connection) = find(&mut self.entries, id) {
+            self.connection_timers.set(id.index(), connection.next_timeout());
+            if connection.wants_transmit() || connection.is_finished() {
+                self.mark_dirty(id.index);
+            }
         }
     }
 

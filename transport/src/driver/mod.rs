@@ -234,7 +234,6 @@ impl<H: Handler> Driver<H> {
                 if let Some(id) = self.core.by_channel(kind, channel) {
                     self.core.received(id, segment);
                     self.pull(id);
-                    self.core.note_answer(id);
                 }
             }
             WireEvent::Sent { channel } => {
@@ -266,6 +265,11 @@ impl<H: Handler> Driver<H> {
 
     /// Gives the handler every event that a connection has.
     fn pull(&mut self, id: ConnectionId) {
+        self.deliver(id);
+        self.core.pulled(id);
+    }
+
+    fn deliver(&mut self, id: ConnectionId) {
         while let Some(event) = self.core.poll_event(id) {
             self.connection_event(id, event);
         }
@@ -331,12 +335,13 @@ impl<H: Handler> Driver<H> {
         self.stalled = stalled;
     }
 
-    /// Starts the sends that this turn has made ready. What cannot leave now, because a send is in flight or credit is
-    /// missing, is looked at again when that changes.
+    /// Starts the sends that this turn has made ready.
     fn flush(&mut self) {
         while let Some(id) = self.core.next_dirty() {
             self.core.transmit(id);
-            self.pull(id);
+            // Only the close that follows the last message can have come of it. Nothing is looked at again here: what
+            // could not leave now waits for the send in flight or for the peer.
+            self.deliver(id);
         }
     }
 }

@@ -17,6 +17,7 @@ mod gather;
 mod segment;
 mod slab;
 
+pub(crate) use body::join_short_segments;
 pub use body::{Body, BodyReader, SEGMENTS_MAX};
 pub use gather::{GATHER_SEGMENTS_MAX, GatherList};
 pub use segment::{BufferMut, Segment};

@@ -285,10 +285,13 @@ mod models {
         })
     }
 
-    /// Two producers race with the closing consumer: each has its item back, or the drain finds it.
+    /// Two producers race with the closing consumer: each has its item back, or the drain finds it. Bounded to three
+    /// preemptions, which takes a second.
     #[test]
     fn loom_no_item_is_stranded_by_closing() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let ring = Arc::new(Ring::new(2));
             let mut submissions = Submissions { ring: ring.clone(), head: 0 };
             let producers = push_two_threads(&ring);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use underlay::Wakeup;
 use underlay::backend::tcp::{EngineChoice, TcpConfig};
 use underlay::backend::{WaitPoint, Wire, WireEvent};
-use underlay::pool::PoolConfig;
+use underlay::pool::{GatherList, PoolConfig};
 
 crate::on_both_engines!(
     a_sleep_ends_with_its_time,
@@ -138,6 +138,9 @@ fn a_sleep_submits_what_was_queued(engine: EngineChoice) {
 fn a_sleep_ends_at_once_if_something_has_happened(engine: EngineChoice) {
     let Pair { mut client, near, server: _server, .. } = Pair::open(config(engine));
     (0..10).for_each(|_| client.poll());
+    client.wire.send(near, &mut GatherList::new()).unwrap();
+    assert!(sleep_ends(&mut client));
+    client.until(|event| matches!(event, WireEvent::Sent { .. }).then_some(()));
     client.send(near, b"done?");
     assert!(sleep_ends(&mut client));
     client.until(|event| matches!(event, WireEvent::Sent { .. }).then_some(()));

@@ -18,7 +18,8 @@ pub struct TcpConfig {
     pub receive_buffer_bytes: usize,
     /// How many receive buffers io_uring is given at a time, for all channels together: a power of two up to 32,768.
     /// Default 64, which with 16 KiB each pins 1 MiB of the pool. More of them carry more bytes from one poll to the
-    /// next. epoll keeps at most eight.
+    /// next. epoll keeps at most eight. They are taken as far as the pool has some: its budget must be larger than
+    /// this, or receiving leaves nothing for anybody else.
     pub receive_buffers: u16,
     /// How many connections may wait to be accepted, for each listener. Default 1024; the kernel cuts it to
     /// `net.core.somaxconn`.

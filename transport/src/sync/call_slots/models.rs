@@ -142,6 +142,25 @@ fn loom_a_late_reply_misses_the_next_call() {
     });
 }
 
+/// A peer that guesses the correlation of the next call, while the slot is still being used and given on: if it hits,
+/// its outcome comes after all that the last call did in the slot.
+#[test]
+fn loom_a_guess_waits_its_turn() {
+    loom::model(|| {
+        let slots = CallSlots::new(0, 1).unwrap();
+        let mut ticket = slots.reserve().unwrap();
+        let guess = Correlation::unpack(ticket.correlation().pack() + 1);
+        let guesser = slots.clone();
+        let thread = thread::spawn(move || guesser.complete(guess, 2).is_ok());
+        slots.complete(ticket.correlation(), 1).unwrap();
+        assert_eq!(ticket.try_take(), Some(1));
+        let mut next = slots.reserve().unwrap();
+        assert_eq!(next.correlation(), guess);
+        let hit = thread.join().unwrap();
+        assert_eq!(next.try_take(), hit.then_some(2));
+    });
+}
+
 /// Two threads use a new table at once: they get different slots of a chunk that exists once, and with both taken the
 /// table is full.
 #[test]

@@ -45,7 +45,7 @@ pub(crate) fn a_close_is_seen_once_at_both_ends_behind_what_was_sent<W: WireUnde
 }
 
 pub(crate) fn nothing_comes_after_closed<W: WireUnderTest>(bench: &mut Bench<W>) {
-    for _ in 0..20 {
+    for round in 0..20 {
         let (near, far) = bench.connect();
         // In the middle of traffic in both directions, with sends in flight; both ends close in every other round.
         for number in 0..5 {
@@ -57,7 +57,7 @@ pub(crate) fn nothing_comes_after_closed<W: WireUnderTest>(bench: &mut Bench<W>)
             bench.poll();
         }
         bench.left.wire.close(near);
-        if far.generation % 2 == 1 {
+        if round % 2 == 1 {
             bench.right.wire.close(far);
         }
         bench.until("Closed at both ends", |bench| bench.left.is_closed(near) && bench.right.is_closed(far));
@@ -96,7 +96,7 @@ pub(crate) fn all_buffers_come_back<W: WireUnderTest>(bench: &mut Bench<W>) {
         let (near, far) = bench.connect();
         bench.transfer(near, far, bench.seed, 100_000);
         bench.transfer(near, far, bench.seed, 10);
-        // The last one with sends in flight in both directions.
+        // Closed with sends in flight in both directions.
         bench.left.send_bytes(near, &[1; 60_000]);
         bench.right.send_bytes(far, &[2; 60_000]);
         if round % 2 == 0 {

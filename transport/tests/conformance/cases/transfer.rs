@@ -84,8 +84,7 @@ pub(crate) fn a_large_amount_goes_through_small_pools<W: WireUnderTest>(bench: &
     let mut pause = 0;
     bench.until("all bytes", |bench| {
         bench.left.offer(near, &mut outgoing);
-        // In a pause what arrives is held, until the buffers run out and the wire has to stop reading. Each pause is
-        // as good as progress, so it does not use up the patience of a broken run's few rounds.
+        // In a pause what arrives is held, until the buffers run out and the wire has to stop reading.
         if pause > 0 {
             pause -= 1;
         } else {

@@ -33,11 +33,14 @@ impl EpollEngine {
 
     pub(super) fn start_connecting(&mut self, address: &str) -> Result<Channel, ConnectError> {
         let addresses = address::resolve_peer(address).map_err(|bad| bad.into_connect(address))?;
-        let first = addresses[0];
-        let stream = socket::stream(&first, &self.config);
-        let stream = stream.map_err(|error| socket::connect_error(address, error))?;
+        self.connect_to_any(addresses).map_err(|error| socket::connect_error(address, error))
+    }
+
+    /// Starts to connect to the first of `addresses`, with the others to fall back on.
+    pub(in super::super) fn connect_to_any(&mut self, addresses: Vec<SocketAddr>) -> io::Result<Channel> {
         let mut others = addresses.into_iter();
-        others.next();
+        let first = others.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let stream = socket::stream(&first, &self.config)?;
         let channel = self.insert(stream, Phase::Connecting(others));
         if let Err(error) = self.try_connecting(channel, &first) {
             self.connecting_failed(channel, error);

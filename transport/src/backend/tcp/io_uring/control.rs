@@ -134,11 +134,14 @@ impl UringEngine {
 
     pub(super) fn start_connecting(&mut self, text: &str) -> Result<Channel, ConnectError> {
         let addresses = address::resolve_peer(text).map_err(|bad| bad.into_connect(text))?;
-        let first = addresses[0];
-        let stream = socket::stream(&first, &self.config);
-        let stream = stream.map_err(|error| socket::connect_error(text, error))?;
+        self.connect_to_any(addresses).map_err(|error| socket::connect_error(text, error))
+    }
+
+    /// Starts to connect to the first of `addresses`, with the others to fall back on.
+    pub(in super::super) fn connect_to_any(&mut self, addresses: Vec<SocketAddr>) -> io::Result<Channel> {
         let mut others = addresses.into_iter();
-        others.next();
+        let first = others.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let stream = socket::stream(&first, &self.config)?;
         let channel = self.insert(stream, RawAddress::from(&first), Phase::Connecting(others));
         self.push_connect(channel);
         Ok(channel)

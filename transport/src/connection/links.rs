@@ -74,6 +74,8 @@ pub(super) struct Link {
     /// Sent or received so far, depending on the direction.
     messages: u64,
     bytes: u64,
+    /// The longest message received so far.
+    longest_bytes: u64,
     /// The limit that holds: granted by the peer, or announced to it.
     limit: LinkCredit,
     /// The limit that this end would announce now, if it receives.
@@ -263,12 +265,15 @@ impl Links {
             let limit = entry.limit.message_limit;
             return Err(PeerMisbehaved::MessageCreditOverrun { link, position: entry.messages + 1, limit });
         }
-        if entry.bytes >= entry.limit.byte_limit && bytes > 0 {
-            let position = entry.bytes.saturating_add(bytes);
+        // The sender begins a message while a byte is left, and only the last one may reach beyond the limit. But lanes
+        // overtake each other, so any one may be that: all but the longest must lie within.
+        let position = entry.bytes.saturating_add(bytes);
+        entry.longest_bytes = entry.longest_bytes.max(bytes);
+        if bytes > 0 && position - entry.longest_bytes >= entry.limit.byte_limit {
             return Err(PeerMisbehaved::ByteCreditOverrun { link, position, limit: entry.limit.byte_limit });
         }
         entry.messages += 1;
-        entry.bytes = entry.bytes.saturating_add(bytes);
+        entry.bytes = position;
         self.note_due(link);
         Ok(())
     }
@@ -354,6 +359,7 @@ impl Link {
             state: LinkState::Requested,
             messages: 0,
             bytes: 0,
+            longest_bytes: 0,
             limit: credit,
             target: credit,
             is_due: false,

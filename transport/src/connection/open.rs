@@ -172,12 +172,10 @@ impl Open {
         let limits = self.parameters.limits();
         loop {
             match self.inbox.next(pool) {
-                Ok(Some(Parsed::Control)) => {
-                    match Control::parse(self.inbox.control_record(), &limits) {
-                        Ok(Some(Control::Close(_))) | Err(_) => return true,
-                        Ok(_) => {}
-                    }
-                }
+                Ok(Some(Parsed::Control)) => match Control::parse(self.inbox.control_record(), &limits) {
+                    Ok(Some(Control::Close(_))) | Err(_) => return true,
+                    Ok(_) => {}
+                },
                 Ok(Some(_)) => {}
                 Ok(None) | Err(InboxError::Pool(_)) => return false,
                 Err(InboxError::Peer(_)) => return true,

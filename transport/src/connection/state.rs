@@ -280,7 +280,6 @@ impl Connection {
             gather.push(buffer.split());
             self.hello = None;
         }
-        self.stage_close(now);
         let filled = match &mut self.phase {
             Phase::Open(open) => {
                 let filled = open.fill(pool, gather);
@@ -292,6 +291,7 @@ impl Connection {
             }
             Phase::Greeting(_) => Ok(()),
         };
+        let filled = filled.and_then(|()| self.stage_close(now, pool, gather));
         if !gather.is_empty() {
             self.times.sent = now;
             self.times.send_began = Some(now);
@@ -330,12 +330,22 @@ impl Connection {
         matches!(self.ending, Ending::Flushing { .. }) && open.outbox.waiting_messages() == 0
     }
 
-    fn stage_close(&mut self, now: Timestamp) {
+    /// Sends the close behind the last of what waited.
+    fn stage_close(
+        &mut self,
+        now: Timestamp,
+        pool: &mut Pool,
+        gather: &mut GatherList,
+    ) -> Result<(), PoolError> {
         if !matches!(&self.phase, Phase::Open(open) if self.may_stage_close(open)) {
-            return;
+            return Ok(());
         }
         if let Ending::Flushing { code, text } = std::mem::replace(&mut self.ending, Ending::Running) {
             self.end_then(CloseReason::Local { code, text }, Then::PeerClose, now);
+        }
+        match &mut self.phase {
+            Phase::Open(open) => open.fill(pool, gather),
+            Phase::Greeting(_) => Ok(()),
         }
     }
 }
@@ -502,7 +512,9 @@ impl Connection {
     /// Ends the connection at once, for a reason that an open connection tells its peer.
     fn end(&mut self, reason: CloseReason, now: Timestamp) {
         let then = match (&reason, &self.phase) {
-            (CloseReason::Peer { .. } | CloseReason::Channel(_), _) | (_, Phase::Greeting(_)) => Then::Nothing,
+            (CloseReason::Peer { .. } | CloseReason::Channel(_), _) | (_, Phase::Greeting(_)) => {
+                Then::Nothing
+            }
             _ => Then::ChannelEnd,
         };
         self.end_then(reason, then, now);
@@ -519,7 +531,10 @@ impl Connection {
                 CloseReason::Peer { .. } => String::new(),
                 other => other.to_string(),
             };
-            open.stop(&Control::Close(Close { code: reason.code(), text: ReasonText::of(&text) }), then == Then::PeerClose);
+            open.stop(
+                &Control::Close(Close { code: reason.code(), text: ReasonText::of(&text) }),
+                then == Then::PeerClose,
+            );
         }
         let is_gone = self.channel_end.is_some() || matches!(reason, CloseReason::Channel(_));
         self.ending = Ending::Ended { since: now, then };

@@ -10,7 +10,8 @@ use crate::time::Timestamp;
 
 #[test]
 fn both_ends_settle_the_smaller_of_each_value() {
-    let client = Parameters { packet_bytes: 2048, frame_slots: 32, keep_alive_ms: 700, ..Parameters::default() };
+    let client =
+        Parameters { packet_bytes: 2048, frame_slots: 32, keep_alive_ms: 700, ..Parameters::default() };
     let server = Parameters { links_max: 7, message_bytes_max: 12_345, ..Parameters::default() };
     let mut pair = Pair::new(with(client), with(server));
     pair.settle();
@@ -149,7 +150,11 @@ fn what_is_no_hello_ends_the_connection_at_its_first_wrong_byte() {
 fn a_refusal_before_the_hello_reaches_the_peer_with_its_text() {
     let mut pair = Pair::new(ConnectionConfig::default(), ConnectionConfig::default());
     let now = pair.now;
-    pair.server().connection.refuse(RefusalCode::ResourceLimit, "3 connections are open (connections_max)", now);
+    pair.server().connection.refuse(
+        RefusalCode::ResourceLimit,
+        "3 connections are open (connections_max)",
+        now,
+    );
     pair.settle();
     let CloseReason::Refused(refusal) = pair.client().closed.pop().unwrap() else { panic!("not told") };
     assert_eq!(refusal.code, RefusalCode::ResourceLimit);

@@ -262,13 +262,6 @@ impl End {
     pub(super) fn waiting(&self) -> usize {
         self.connection.waiting().0
     }
-
-    /// Buffers that are out, after everything that this end keeps for the test was let go.
-    pub(super) fn buffers_out(&mut self) -> usize {
-        self.messages.clear();
-        self.pool.reclaim();
-        self.pool.stats().buffers_out
-    }
 }
 
 impl Pair {
@@ -371,7 +364,9 @@ impl Pair {
     /// Hands on what is due of what `from` has sent.
     fn deliver(&mut self, from: usize) -> bool {
         let now = self.now;
-        let Some((_, bytes)) = self.ends[from].stream.pop_front_if(|(at, _)| *at <= now) else { return false };
+        let Some((_, bytes)) = self.ends[from].stream.pop_front_if(|(at, _)| *at <= now) else {
+            return false;
+        };
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let knobs = &self.ends[from].knobs;
@@ -381,7 +376,8 @@ impl Pair {
                 self.cut("cut by the test");
                 return true;
             }
-            let count = 1 + if knobs.piece_bytes_max == usize::MAX { most - 1 } else { self.random.below(most) };
+            let count =
+                1 + if knobs.piece_bytes_max == usize::MAX { most - 1 } else { self.random.below(most) };
             let count = cut.map_or(count, |cut| count.min(cut as usize));
             let (piece, behind) = rest.split_at(count);
             rest = behind;

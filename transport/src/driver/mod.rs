@@ -348,3 +348,6 @@ impl<H: Handler> Driver<H> {
 
 /// How long a driver sleeps at most while something waits for buffers.
 const STALLED_SLEEP: Duration = Duration::from_millis(1);
+
+#[cfg(all(test, not(loom)))]
+mod tests;

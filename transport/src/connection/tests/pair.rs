@@ -106,7 +106,7 @@ impl Random {
 }
 
 pub(super) fn pool() -> Pool {
-    Pool::new(PoolConfig { bytes_max: 64 << 20, slab_bytes: 256 << 10, huge_pages: false }).unwrap()
+    Pool::new(PoolConfig { bytes_max: 64 << 20, slab_bytes: 64 << 10, huge_pages: false }).unwrap()
 }
 
 pub(super) fn identity(number: u8) -> Identity {

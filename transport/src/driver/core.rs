@@ -212,6 +212,11 @@ impl Core {
         Ok((listener, address.at(place)))
     }
 
+    /// Stops listening at an address that [`Core::listen`] was given; connections that were accepted stay.
+    pub fn stop_listening(&mut self, address: &Address, listener: Listener) {
+        self.wires.stop_listening(address.wire(), listener);
+    }
+
     /// Starts to connect. [`super::Handler::opened`] or [`super::Handler::closed`] follows.
     ///
     /// # Errors

@@ -174,6 +174,8 @@ impl<H: Handler> Driver<H> {
         self.core.read_clock();
         self.core.stats.turns += 1;
         let mut found = self.handler.take_submissions(&mut self.core);
+        // What was begun outside of a turn leaves before the first look at what has arrived.
+        self.flush();
         found |= self.poll_wires()?;
         found |= self.fire_timers();
         self.retry_stalled();

@@ -180,7 +180,8 @@ impl Inbox {
     fn join_waiting(&mut self, pool: &mut Pool) {
         if self.segments.len() >= self.join_at_segments {
             join_short_segments(&mut self.segments, SHORT_BELOW_BYTES, pool);
-            self.join_at_segments = self.segments.len() + SEGMENTS_BEFORE_JOINING;
+            // Twice as many where joining did not help, so that it stays cheap when it cannot.
+            self.join_at_segments = SEGMENTS_BEFORE_JOINING.max(2 * self.segments.len());
         }
     }
 
@@ -398,7 +399,7 @@ impl Unfinished {
             if body.held_bytes() > 4 * body.len() {
                 body.join_short(SHORT_BELOW_BYTES, pool)?;
             }
-            self.join_at_segments = body.segment_count() + SEGMENTS_BEFORE_JOINING;
+            self.join_at_segments = SEGMENTS_BEFORE_JOINING.max(2 * body.segment_count());
         }
         Ok(())
     }

@@ -264,11 +264,13 @@ fn join_front(segments: &mut VecDeque<Segment>, count: usize, pool: &mut Pool) {
     let mut unread: usize = segments.iter().take(count).map(|segment| segment.len()).sum();
     let mut target: Option<BufferMut> = None;
     let mut copied_bytes = 0;
+    let mut pool_gives = true;
     for _ in 0..count {
         let Some(segment) = segments.pop_front() else { break };
-        if target.as_ref().is_none_or(|buffer| buffer.spare() < segment.len()) {
+        if pool_gives && target.as_ref().is_none_or(|buffer| buffer.spare() < segment.len()) {
             segments.extend(target.as_mut().map(BufferMut::split));
             target = pool.buffer(unread.min(BUFFER_BYTES_MAX)).ok();
+            pool_gives = target.is_some();
         }
         unread -= segment.len();
         match &mut target {

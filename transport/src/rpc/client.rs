@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -367,14 +367,9 @@ impl CallHandle {
         bytes: &[u8],
         timeout: Duration,
     ) -> Result<Reply, CallError> {
-        let mut call = pin!(self.call(destination, bytes, timeout));
-        let waker = Waker::from(Arc::new(ThreadSignal(thread::current())));
-        loop {
-            if let Poll::Ready(outcome) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return outcome;
-            }
-            thread::park();
-        }
+        // Without a limit of its own it ends when the call does, which has one.
+        let lost = || Err(CallError::TimedOut(timeout));
+        self.call(destination, bytes, timeout).wait(None).unwrap_or_else(lost)
     }
 
     fn reserve(
@@ -385,14 +380,6 @@ impl CallHandle {
             return Err(CallError::TimeoutTooLong(timeout, CALL_TIMEOUT_MAX));
         }
         self.shard.slots.reserve().map_err(|full| CallError::TooManyCalls { calls_max: full.limit })
-    }
-}
-
-struct ThreadSignal(Thread);
-
-impl Wake for ThreadSignal {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 

@@ -9,7 +9,10 @@ use crate::sync::{SlotTicket, Submitter};
 use bytes::Bytes;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 /// What a service answered.
 #[derive(Debug)]
@@ -77,6 +80,32 @@ impl CallFuture {
         };
         self.state = State::Done;
         Some(outcome)
+    }
+
+    /// Blocks this thread until the outcome is there, once; `None` if it is not there after `timeout`.
+    ///
+    /// For threads other than the one that turns the client's driver: that one uses [`super::Client::wait`].
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Option<Result<Reply, CallError>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let waker = Waker::from(Arc::new(ThreadSignal(thread::current())));
+        loop {
+            if let Poll::Ready(outcome) = Pin::new(&mut *self).poll(&mut Context::from_waker(&waker)) {
+                return Some(outcome);
+            }
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => return None,
+                Some(left) => thread::park_timeout(left),
+                None => thread::park(),
+            }
+        }
+    }
+}
+
+struct ThreadSignal(Thread);
+
+impl Wake for ThreadSignal {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

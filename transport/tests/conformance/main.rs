@@ -55,4 +55,6 @@ macro_rules! tests_of {
 
 instances! {
     inproc: crate::subjects::inproc::Inproc,
+    tcp_io_uring: crate::subjects::tcp::TcpIoUring,
+    tcp_epoll: crate::subjects::tcp::TcpEpoll,
 }

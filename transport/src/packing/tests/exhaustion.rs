@@ -1,12 +1,13 @@
 //! A pool that has nothing to give delays; it loses and changes nothing.
 
 use super::model::Sender;
-use super::pieces::{Arrived, BodySize, Cutter, Spec, pool};
+use super::pieces::{Arrived, BodySize, Cutter, Spec, pool, settled};
 use crate::message::Message;
 use crate::packing::{Announcement, Inbox, InboxError, Outbox, PackingRules, Windows};
 use crate::pool::{BUFFER_BYTES_MAX, BUFFER_CLASSES, BufferMut, GatherList, Pool, PoolConfig};
+use crate::proto::Lane;
 use crate::proto::credit::SendWindow;
-use crate::proto::{Lane, Parameters};
+use crate::proto::record::MessageHead;
 use proptest::prelude::*;
 
 /// One slab for each size of buffer, a few for the longer ones, and no more.
@@ -47,7 +48,7 @@ fn load() -> Vec<Spec> {
 }
 
 fn loaded(bodies: &mut Pool) -> (Outbox, Windows) {
-    let rules = PackingRules::new(&Parameters::default());
+    let rules = PackingRules::new(&settled());
     let mut outbox = Outbox::new(rules, 1000, u64::MAX);
     for (number, spec) in load().iter().enumerate() {
         outbox.push(spec.build(&rules, number as u64, bodies)).unwrap();
@@ -112,9 +113,9 @@ fn send(gather: &mut GatherList, stream: &mut Vec<u8>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 16))]
     #[test]
-    fn an_inbox_goes_on_where_the_pool_left_it(cut in prop_oneof![1usize..30, 30usize..2_000]) {
+    fn an_inbox_goes_on_where_the_pool_left_it(cut in prop_oneof![1usize..30, 30usize..200, 200usize..2_000]) {
         let mut plenty = pool(64 << 20);
-        let mut sender = Sender::new(Parameters::default(), 10_000);
+        let mut sender = Sender::new(settled(), 10_000);
         load().iter().for_each(|spec| sender.push(spec, &mut plenty));
         while sender.outbox.waiting_messages() > 0 {
             sender.grant_chunks(2);
@@ -125,17 +126,20 @@ proptest! {
         prop_assert!(refused > 0);
         prop_assert_eq!(arrived.len(), load().len());
         for (message, expected) in arrived.iter().zip(&expected) {
-            prop_assert_eq!(message, expected);
+            prop_assert!(message == expected, "{:?}, {:?} expected", message.0, expected.0);
         }
     }
 }
 
-/// Heads, extensions and bodies; with `starve`, the pool has nothing to give but after it has refused.
-fn take_apart(sender: &Sender, cut: usize, pool: &mut Pool, starve: bool) -> (Vec<String>, usize) {
+/// A message's head, extensions and body.
+type Content = (MessageHead, Vec<u8>, Vec<u8>);
+
+/// What arrives; with `starve`, the pool has nothing to give but after it has refused.
+fn take_apart(sender: &Sender, cut: usize, pool: &mut Pool, starve: bool) -> (Vec<Content>, usize) {
     let mut wire = super::pieces::pool(64 << 20);
     let mut cutter = Cutter::new(&mut wire);
-    let mut inbox = Inbox::new(sender.rules, Parameters::default().limits());
-    let (mut texts, mut refused) = (Vec::new(), 0);
+    let mut inbox = Inbox::new(sender.rules, settled().limits());
+    let (mut contents, mut refused) = (Vec::new(), 0);
     let mut held = if starve { exhaust(pool) } else { Vec::new() };
     for piece in sender.stream.chunks(cut) {
         cutter.cut(piece, &mut wire, |segment, _| inbox.push(segment));
@@ -151,11 +155,11 @@ fn take_apart(sender: &Sender, cut: usize, pool: &mut Pool, starve: bool) -> (Ve
             arrived.take_one(&mut inbox, pool);
             held = exhaust(pool);
         }
-        texts.extend(arrived.messages.iter().map(text));
+        contents.extend(arrived.messages.iter().map(content));
     }
-    (texts, refused)
+    (contents, refused)
 }
 
-fn text(message: &Message) -> String {
-    format!("{:?} {:?} {:?}", message.head, message.extensions().as_bytes(), message.body.to_vec())
+fn content(message: &Message) -> Content {
+    (message.head, message.extensions().as_bytes().to_vec(), message.body.to_vec())
 }

@@ -46,7 +46,7 @@ pub(super) fn parameters() -> impl Strategy<Value = Parameters> {
                 head_bytes_max,
                 control_slots,
                 frame_slots: 1000,
-                ..Parameters::default()
+                ..settled()
             };
             parameters.check().unwrap();
             parameters
@@ -279,4 +279,16 @@ pub(super) fn receive(stream: &[u8], cuts: &[usize], inbox: &mut Inbox, pool: &m
     }
     assert_ne!(arrived.open, Some(true), "the last frame has ended");
     arrived
+}
+
+/// Parameters small enough that short tests reach every rule: a packet of one page, chunks of eight.
+pub(super) fn settled() -> Parameters {
+    Parameters {
+        packet_bytes: 4096,
+        frame_bytes_max: 64 << 10,
+        eager_bytes_max: 16 << 10,
+        chunk_bytes_max: 32 << 10,
+        frame_slots: 64,
+        ..Parameters::default()
+    }
 }

@@ -1,7 +1,7 @@
 //! Single rules of receiving: what is copied and what is not, and what a peer can make this end hold.
 
 use super::model::Sender;
-use super::pieces::{Arrived, BodySize, Cutter, Spec, numbered, pool};
+use super::pieces::{Arrived, BodySize, Cutter, Spec, numbered, pool, settled};
 use crate::packing::{Inbox, Parsed};
 use crate::pool::{BUFFER_BYTES_MAX, Pool, SEGMENTS_MAX, Segment};
 use crate::proto::frame::{FrameHeader, FrameKind};
@@ -58,7 +58,7 @@ fn in_chunks(body: &[u8], chunk_bytes: usize) -> Vec<Vec<u8>> {
 
 #[test]
 fn bodies_and_extensions_are_slices_of_what_arrived() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let mut pool = pool(16 << 20);
     let mut sender = Sender::new(parameters, 1000);
     for (bytes, extensions) in [(10, 0), (3_000, 90), (16_000, 10), (0, 200)] {
@@ -89,7 +89,7 @@ fn bodies_and_extensions_are_slices_of_what_arrived() {
 
 #[test]
 fn a_peer_that_sends_a_byte_at_a_time_holds_a_bounded_number_of_buffers() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let mut pool = pool(64 << 20);
     let mut sender = Sender::new(parameters, 1000);
     sender.push(&Spec::new(Lane::Normal, 16_000), &mut pool);
@@ -113,7 +113,7 @@ fn a_peer_that_sends_a_byte_at_a_time_holds_a_bounded_number_of_buffers() {
 
 #[test]
 fn chunks_of_a_byte_hold_a_bounded_number_of_buffers() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let mut pool = pool(64 << 20);
     let (mut inbox, mut arrived) = (inbox(&parameters), Arrived::default());
     let body = numbered(3_000, 5);
@@ -131,7 +131,7 @@ fn chunks_of_a_byte_hold_a_bounded_number_of_buffers() {
 /// It used to be refused by a full list again and again, as if it were for want of buffers.
 #[test]
 fn a_message_may_arrive_in_more_pieces_than_a_list_can_hold() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let mut pool = pool(128 << 20);
     let body = numbered(100_000, 5);
     // Dense buffers: nothing would be gained by joining until the list is full.
@@ -148,7 +148,7 @@ fn a_message_may_arrive_in_more_pieces_than_a_list_can_hold() {
 
 #[test]
 fn a_frame_may_arrive_in_more_pieces_than_a_list_can_hold() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let mut pool = pool(64 << 20);
     let mut sender = Sender::new(parameters, 1000);
     sender.push(&Spec::new(Lane::Normal, 16_000), &mut pool);
@@ -163,7 +163,7 @@ fn a_frame_may_arrive_in_more_pieces_than_a_list_can_hold() {
 
 #[test]
 fn parts_say_what_is_missing() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let mut pool = pool(4 << 20);
     let mut inbox = inbox(&parameters);
     let body = numbered(50_000, 1);

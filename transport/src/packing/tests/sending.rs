@@ -1,12 +1,12 @@
 //! Single rules of sending, each shown by the shortest case that breaks when the rule does.
 
 use super::model::Sender;
-use super::pieces::{BodySize, Spec, body_in_pieces, numbered, parameters, pool};
+use super::pieces::{BodySize, Spec, body_in_pieces, numbered, parameters, pool, settled};
 use crate::message::Message;
 use crate::packing::{Announcement, Outbox, PackingRules, PackingStats, Windows};
 use crate::pool::GatherList;
 use crate::proto::credit::SendWindow;
-use crate::proto::frame::Records;
+use crate::proto::frame::{FrameHeader, Records};
 use crate::proto::record::MessageKind;
 use crate::proto::{FRAME_HEADER_BYTES, Lane, MESSAGE_HEAD_BYTES, Parameters, ReplyAddress};
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ fn records_by_frame(sender: &Sender, parameters: &Parameters) -> Vec<u16> {
     let mut rest = &*sender.stream;
     let mut records = Vec::new();
     while !rest.is_empty() {
-        let (header, _) = Records::parse(rest, &parameters.limits()).unwrap();
+        let header = FrameHeader::parse(rest.first_chunk().unwrap(), &parameters.limits()).unwrap();
         records.push(header.records);
         rest = &rest[header.frame_bytes() as usize..];
     }
@@ -36,7 +36,7 @@ proptest! {
 #[test]
 fn a_shared_frame_is_no_longer_than_a_packet_that_is_not_whole_lines() {
     // A TCP segment over Ethernet. Eleven records of 128 bytes would fit it, but not as whole lines.
-    let parameters = Parameters { packet_bytes: 1460, ..Parameters::default() };
+    let parameters = Parameters { packet_bytes: 1460, ..settled() };
     let mut pool = pool(1 << 20);
     let mut sender = Sender::new(parameters, 100);
     for _ in 0..40 {
@@ -49,12 +49,8 @@ fn a_shared_frame_is_no_longer_than_a_packet_that_is_not_whole_lines() {
 
 #[test]
 fn packets_may_be_longer_than_any_buffer() {
-    let parameters = Parameters {
-        packet_bytes: 1 << 20,
-        frame_bytes_max: 1 << 20,
-        chunk_bytes_max: 1 << 19,
-        ..Parameters::default()
-    };
+    let parameters =
+        Parameters { packet_bytes: 1 << 20, frame_bytes_max: 1 << 20, chunk_bytes_max: 1 << 19, ..settled() };
     let mut pool = pool(4 << 20);
     let mut sender = Sender::new(parameters, 1000);
     for _ in 0..800 {
@@ -68,9 +64,9 @@ fn packets_may_be_longer_than_any_buffer() {
 #[test]
 fn a_lane_that_is_full_refuses_nobody_elses_messages() {
     let mut pool = pool(1 << 20);
-    let mut outbox = Outbox::new(PackingRules::new(&Parameters::default()), 3, 10_000);
+    let mut outbox = Outbox::new(PackingRules::new(&settled()), 3, 10_000);
     let message = |lane, bytes: usize, pool: &mut _| {
-        Spec::new(lane, bytes).build(&PackingRules::new(&Parameters::default()), 1, pool)
+        Spec::new(lane, bytes).build(&PackingRules::new(&settled()), 1, pool)
     };
     for _ in 0..3 {
         outbox.push(message(Lane::Bulk, 10, &mut pool)).unwrap();
@@ -88,7 +84,7 @@ fn a_lane_that_is_full_refuses_nobody_elses_messages() {
 
 #[test]
 fn an_urgent_message_overtakes_all_but_two_chunks() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let mut pool = pool(8 << 20);
     let mut sender = Sender::new(parameters, 1000);
     for lane in [Lane::Bulk, Lane::Normal, Lane::Bulk] {
@@ -113,7 +109,7 @@ fn an_urgent_message_overtakes_all_but_two_chunks() {
 #[test]
 fn a_lane_without_chunk_credit_keeps_its_own_order_only() {
     let mut pool = pool(4 << 20);
-    let mut sender = Sender::new(Parameters::default(), 1000);
+    let mut sender = Sender::new(settled(), 1000);
     sender.push(&Spec { size: BodySize::Chunks(3, 0), ..Spec::new(Lane::Urgent, 0) }, &mut pool);
     sender.push(&Spec::new(Lane::Urgent, 10), &mut pool);
     sender.push(&Spec::new(Lane::Normal, 20_000), &mut pool);
@@ -131,7 +127,7 @@ fn a_lane_without_chunk_credit_keeps_its_own_order_only() {
 #[test]
 fn control_takes_the_reserved_slots_and_data_does_not() {
     let mut pool = pool(1 << 20);
-    let mut sender = Sender::new(Parameters { control_slots: 4, ..Parameters::default() }, 5);
+    let mut sender = Sender::new(Parameters { control_slots: 4, ..settled() }, 5);
     sender.push(&Spec::new(Lane::Urgent, 10), &mut pool);
     sender.fill(&mut pool);
     assert_eq!(sender.frames, 1);
@@ -149,7 +145,7 @@ fn control_takes_the_reserved_slots_and_data_does_not() {
 #[test]
 fn frames_without_messages_do_not_make_packets_look_empty() {
     let mut pool = pool(1 << 20);
-    let mut sender = Sender::new(Parameters::default(), 100);
+    let mut sender = Sender::new(settled(), 100);
     sender.push_control(32);
     sender.fill(&mut pool);
     sender.keep_alive(&mut pool);
@@ -165,7 +161,7 @@ fn frames_without_messages_do_not_make_packets_look_empty() {
 fn what_a_message_outgrew_is_told_alike_for_eager_and_bulk() {
     let mut pool = pool(1 << 20);
     for (bytes, chunks) in [(10_000, 0), (20_000, 1), (40_000, 2)] {
-        let mut sender = Sender::new(Parameters::default(), 100);
+        let mut sender = Sender::new(settled(), 100);
         sender.push(&Spec::new(Lane::Normal, bytes), &mut pool);
         sender.fill(&mut pool);
         let stats = sender.outbox.stats();
@@ -178,7 +174,7 @@ fn what_a_message_outgrew_is_told_alike_for_eager_and_bulk() {
 #[test]
 fn an_empty_body_is_neither_copied_nor_referred_to() {
     let mut pool = pool(1 << 20);
-    let mut sender = Sender::new(Parameters::default(), 100);
+    let mut sender = Sender::new(settled(), 100);
     sender.push(&Spec::new(Lane::Normal, 0), &mut pool);
     sender.fill(&mut pool);
     let stats = sender.outbox.stats();
@@ -188,7 +184,7 @@ fn an_empty_body_is_neither_copied_nor_referred_to() {
 /// More pieces than one gather list can name beside what it names already.
 #[test]
 fn a_body_in_many_pieces_leaves_whether_or_not_it_was_joined() {
-    let parameters = Parameters::default();
+    let parameters = settled();
     let rules = PackingRules::new(&parameters);
     let mut pool = pool(4 << 20);
     for bytes in [3_000, 16_000, 16_384, 40_000] {
@@ -205,9 +201,11 @@ fn a_body_in_many_pieces_leaves_whether_or_not_it_was_joined() {
         }
         let (mut received, mut rest) = (Vec::new(), &*stream);
         while !rest.is_empty() {
-            let (header, records) = Records::parse(rest, &parameters.limits()).unwrap();
+            let header = FrameHeader::parse(rest.first_chunk().unwrap(), &parameters.limits()).unwrap();
+            let (frame, behind) = rest.split_at(header.frame_bytes() as usize);
+            let (_, records) = Records::parse(frame, &parameters.limits()).unwrap();
             records.for_each(|record| received.extend_from_slice(record.unwrap().1));
-            rest = &rest[header.frame_bytes() as usize..];
+            rest = behind;
         }
         assert_eq!(received, numbered(bytes, 3));
         let stats = outbox.stats();
@@ -218,8 +216,8 @@ fn a_body_in_many_pieces_leaves_whether_or_not_it_was_joined() {
 
 #[test]
 fn a_head_that_is_too_long_for_this_connection_is_told() {
-    let long = PackingRules::new(&Parameters { head_bytes_max: 1024, ..Parameters::default() });
-    let short = Parameters { head_bytes_max: 512, ..Parameters::default() };
+    let long = PackingRules::new(&Parameters { head_bytes_max: 1024, ..settled() });
+    let short = Parameters { head_bytes_max: 512, ..settled() };
     let mut pool = pool(1 << 20);
     let outbox = Outbox::new(PackingRules::new(&short), 10, 1000);
     for (extensions, fits) in [(0, true), (100, true), (255, false)] {
@@ -238,7 +236,7 @@ fn a_head_that_is_too_long_for_this_connection_is_told() {
 #[test]
 fn stats_add_up() {
     let mut pool = pool(4 << 20);
-    let mut sender = Sender::new(Parameters::default(), 100);
+    let mut sender = Sender::new(settled(), 100);
     for bytes in [0, 10, 3_000, 10_000, 50_000] {
         sender.push(&Spec::new(Lane::Normal, bytes), &mut pool);
     }
@@ -267,7 +265,7 @@ fn doubled(stats: &PackingStats) -> String {
 #[test]
 fn a_reply_carries_back_what_its_request_brought() {
     let mut pool = pool(1 << 20);
-    let rules = PackingRules::new(&Parameters::default());
+    let rules = PackingRules::new(&settled());
     let spec = Spec {
         kind: MessageKind::Request,
         reply_address: true,

@@ -1,6 +1,6 @@
 //! What a peer can do wrong on the way through an inbox, each shown by a stream made by hand.
 
-use super::pieces::{Cutter, pool};
+use super::pieces::{Cutter, pool, settled};
 use crate::packing::{Inbox, InboxError, PackingRules};
 use crate::pool::Pool;
 use crate::proto::frame::{FrameHeader, FrameKind};
@@ -15,7 +15,7 @@ fn parameters() -> Parameters {
         chunk_bytes_max: 512,
         message_bytes_max: 4096,
         head_bytes_max: 512,
-        ..Parameters::default()
+        ..settled()
     }
 }
 

@@ -174,7 +174,11 @@ impl Pair {
                 let mut request = Message::new(MessageKind::Request, body);
                 request.head.link = link;
                 request.head.correlation_id = CorrelationId(self.requests);
-                self.client.connection.send(request, &mut self.client.pool).map_err(|(error, _)| error).unwrap();
+                self.client
+                    .connection
+                    .send(request, &mut self.client.pool)
+                    .map_err(|(error, _)| error)
+                    .unwrap();
                 self.requests += 1;
             }
             self.settle();

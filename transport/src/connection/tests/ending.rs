@@ -24,7 +24,7 @@ fn assert_buffers_are_back(pair: Pair, what: &str) {
 
 #[test]
 fn an_orderly_close_sends_what_was_queued_and_then_says_why() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     for tag in 0..50 {
         pair.client().send([Lane::Bulk, Lane::Normal][tag as usize % 2], None, tag, 20_000);
     }
@@ -46,7 +46,7 @@ fn an_orderly_close_sends_what_was_queued_and_then_says_why() {
 #[test]
 fn both_may_close_at_once() {
     for waiting in [0, 3] {
-        let mut pair = Pair::open(ConnectionConfig::default());
+        let mut pair = Pair::open(with(usual()));
         let now = pair.now;
         for end in &mut pair.ends {
             (0..waiting).for_each(|tag| end.send(Lane::Bulk, None, tag, 100_000));
@@ -63,7 +63,7 @@ fn both_may_close_at_once() {
 
 #[test]
 fn an_abort_drops_what_waits_and_tells_the_peer() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     for tag in 0..20 {
         pair.client().send(Lane::Bulk, None, tag, 200_000);
     }
@@ -83,7 +83,7 @@ fn an_abort_drops_what_waits_and_tells_the_peer() {
 /// before everything in it was read is reset, and the reset would overtake the reason.
 #[test]
 fn the_end_that_closes_waits_for_the_other_to_read_why() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.ends.iter_mut().for_each(|end| end.knobs.latency = Duration::from_millis(10));
     let now = pair.now;
     pair.client().connection.close(CloseCode::Normal, "done", now);
@@ -99,7 +99,7 @@ fn the_end_that_closes_waits_for_the_other_to_read_why() {
 
 #[test]
 fn a_peer_that_never_answers_a_close_is_not_waited_for_long() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.client().knobs.is_lost = true;
     let now = pair.now;
     pair.client().connection.close(CloseCode::Normal, "done", now);
@@ -162,7 +162,7 @@ fn the_channel_may_break_at_every_byte() {
 /// What had arrived counts, also the close, although the channel has ended since.
 #[test]
 fn what_arrived_before_the_channel_ended_is_given() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     let (now, server) = (pair.now, &mut pair.ends[SERVER]);
     server.send(Lane::Normal, None, 1, 5000);
     server.connection.close(CloseCode::ShuttingDown, "bye", now);

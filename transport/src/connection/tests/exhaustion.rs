@@ -1,7 +1,7 @@
 //! The pool runs dry at every possible moment: nothing is lost, and no honest peer is blamed.
 
 use super::pair::*;
-use crate::connection::{CloseReason, ConnectionConfig};
+use crate::connection::CloseReason;
 use crate::pool::{BUFFER_CLASSES, BufferMut, GatherList, Pool, PoolConfig};
 use crate::proto::Lane;
 use crate::proto::control::CloseCode;
@@ -25,7 +25,7 @@ fn drain(pool: &mut Pool, sizes: &[usize]) -> Vec<BufferMut> {
 #[test]
 fn sending_waits_for_buffers_and_loses_nothing() {
     for spare in 0..6 {
-        let mut pair = Pair::open(ConnectionConfig::default());
+        let mut pair = Pair::open(with(usual()));
         pair.client().pool = tight();
         pair.client().send(Lane::Normal, None, 1, 3000);
         pair.client().send(Lane::Bulk, None, 2, 40_000);
@@ -70,17 +70,18 @@ fn arrive(pair: &mut Pair, to: usize, bytes: &[u8]) {
 /// Frames leave with a grant, and the next one finds no buffer: the peer goes by the grant all the same.
 #[test]
 fn grants_that_left_before_the_pool_ran_dry_hold() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.client().send(Lane::Normal, None, 0, 10);
     pair.settle();
     // Too few for the client to speak only for their sake.
     (0..20).for_each(|tag| pair.server().send(Lane::Normal, None, tag, 3500));
     pair.settle();
     (0..30).for_each(|tag| pair.client().send(Lane::Normal, None, tag, 1500));
-    let held = drain(&mut pair.client().pool, &BUFFER_CLASSES);
+    let mut held = drain(&mut pair.client().pool, &BUFFER_CLASSES);
     let (is_whole, bytes) = transmitted(&mut pair, CLIENT);
     assert!(!is_whole && bytes.len() > 4096, "some frames leave, and others do not");
-    drop(held);
+    held.clear();
+    pair.client().pool = pool();
     arrive(&mut pair, SERVER, &bytes);
     // More than were granted with the hello.
     (0..50).for_each(|tag| pair.server().send(Lane::Normal, None, tag, 3500));
@@ -92,7 +93,7 @@ fn grants_that_left_before_the_pool_ran_dry_hold() {
 
 #[test]
 fn parsing_waits_for_buffers_and_loses_nothing() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     // Bodies in many pieces need lists, which are buffers.
     pair.client().knobs.piece_bytes_max = 3;
     let now = pair.now;

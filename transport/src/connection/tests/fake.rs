@@ -11,7 +11,7 @@ use crate::proto::handshake::LocalEnd;
 use crate::proto::hello::{Capabilities, SessionTerms};
 use crate::proto::record::{ChunkHead, MessageHead, MessageKind, Record};
 use crate::proto::text::Name;
-use crate::proto::{Lane, Limits, LinkId, Parameters, PeerMisbehaved, record_aligned};
+use crate::proto::{Lane, Limits, LinkId, PeerMisbehaved, record_aligned};
 use crate::time::Timestamp;
 
 /// Of the fake peer's links, those that it sends on and receives on.
@@ -56,7 +56,7 @@ impl Fake {
             connection,
             pool: pool(),
             now,
-            limits: Parameters::default().limits(),
+            limits: usual().limits(),
             messages: 0,
             closed: Vec::new(),
             frame: 0,

@@ -58,7 +58,7 @@ fn bulk_in_all_lanes_both_ways_with_the_least_of_everything() {
 
 #[test]
 fn ten_thousand_control_records_at_once_overrun_nothing() {
-    for (parameters, both) in [(least(), false), (least(), true), (Parameters::default(), true)] {
+    for (parameters, both) in [(least(), false), (least(), true), (usual(), true)] {
         let mut pair = Pair::open(with(Parameters { links_max: 20_000, ..parameters }));
         let askers = if both { 2 } else { 1 };
         for end in &mut pair.ends[..askers] {
@@ -85,7 +85,7 @@ fn ten_thousand_control_records_at_once_overrun_nothing() {
 /// Idle ends do not keep each other awake by granting each other the slots of their grants.
 #[test]
 fn grants_come_to_rest() {
-    for parameters in [least(), Parameters { frame_slots: 9, ..least() }, Parameters::default()] {
+    for parameters in [least(), Parameters { frame_slots: 9, ..least() }, usual()] {
         let mut pair = Pair::open(with(parameters));
         for tag in 0..200 {
             pair.client().send(Lane::Normal, None, tag, 200);
@@ -100,7 +100,7 @@ fn grants_come_to_rest() {
 
 #[test]
 fn a_link_sends_what_its_receiver_has_room_for_and_says_when_there_is_more() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.server().grants = None;
     let link = pair.client().attach(LinkRole::Producer, LinkRoom { messages: 0, bytes: 0 });
     pair.settle();
@@ -129,7 +129,7 @@ fn a_link_sends_what_its_receiver_has_room_for_and_says_when_there_is_more() {
 /// what it knew of, it hears of the rest: nobody has to say it a second time.
 #[test]
 fn room_that_was_not_worth_a_record_is_told_when_it_is_needed() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.server().grants = None;
     let link = pair.client().attach(LinkRole::Producer, LinkRoom { messages: 0, bytes: 0 });
     pair.settle();
@@ -149,7 +149,7 @@ fn room_that_was_not_worth_a_record_is_told_when_it_is_needed() {
 /// What was announced stands, and what was not is taken back when the room shrinks.
 #[test]
 fn room_that_is_gone_is_not_announced() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.server().grants = None;
     let link = pair.client().attach(LinkRole::Producer, LinkRoom { messages: 0, bytes: 0 });
     pair.settle();
@@ -167,7 +167,7 @@ fn room_that_is_gone_is_not_announced() {
 
 #[test]
 fn a_full_queue_gives_the_message_back_and_takes_no_credit() {
-    let config = ConnectionConfig { send_queue_messages_max: 3, ..ConnectionConfig::default() };
+    let config = ConnectionConfig { send_queue_messages_max: 3, ..with(usual()) };
     let mut pair = Pair::open(config);
     pair.server().grants = Some(LinkRoom { messages: 4, bytes: 1000 });
     let link = pair.link(CLIENT);
@@ -184,7 +184,7 @@ fn a_full_queue_gives_the_message_back_and_takes_no_credit() {
 
 #[test]
 fn what_the_peer_would_refuse_is_refused_here_with_the_limit() {
-    let mut pair = Pair::open(with(Parameters { message_bytes_max: 100, ..Parameters::default() }));
+    let mut pair = Pair::open(with(Parameters { message_bytes_max: 100, ..usual() }));
     let client = pair.client();
     let mut refused = |link, bytes| {
         let message = message(MessageKind::Message, Lane::Normal, link, 1, bytes, &mut client.pool);

@@ -1,7 +1,7 @@
 //! From the first byte to what was settled.
 
 use super::pair::*;
-use crate::connection::{CloseReason, Connection, ConnectionConfig, LinkRoom};
+use crate::connection::{CloseReason, Connection, LinkRoom};
 use crate::pool::GatherList;
 use crate::proto::control::{LinkRole, RefusalCode};
 use crate::proto::handshake::RefusalReason;
@@ -10,9 +10,8 @@ use crate::time::Timestamp;
 
 #[test]
 fn both_ends_settle_the_smaller_of_each_value() {
-    let client =
-        Parameters { packet_bytes: 2048, frame_slots: 32, keep_alive_ms: 700, ..Parameters::default() };
-    let server = Parameters { links_max: 7, message_bytes_max: 12_345, ..Parameters::default() };
+    let client = Parameters { packet_bytes: 2048, frame_slots: 32, keep_alive_ms: 700, ..usual() };
+    let server = Parameters { links_max: 7, message_bytes_max: 12_345, ..usual() };
     let mut pair = Pair::new(with(client), with(server));
     pair.settle();
     let settled = Parameters {
@@ -21,7 +20,7 @@ fn both_ends_settle_the_smaller_of_each_value() {
         keep_alive_ms: 700,
         links_max: 7,
         message_bytes_max: 12_345,
-        ..Parameters::default()
+        ..usual()
     };
     for end in &pair.ends {
         assert_eq!(end.opened.as_ref().unwrap().parameters, settled);
@@ -32,7 +31,7 @@ fn both_ends_settle_the_smaller_of_each_value() {
 
 #[test]
 fn the_hellos_may_come_byte_by_byte() {
-    let mut pair = Pair::new(ConnectionConfig::default(), ConnectionConfig::default());
+    let mut pair = Pair::new(with(usual()), with(usual()));
     pair.ends.iter_mut().for_each(|end| end.knobs.piece_bytes_max = 1);
     pair.settle();
     assert!(pair.ends.iter().all(|end| end.connection.is_open() && end.closed.is_empty()));
@@ -41,7 +40,7 @@ fn the_hellos_may_come_byte_by_byte() {
 /// The server's hello and its first frames are one segment.
 #[test]
 fn a_frame_may_come_right_behind_the_hello() {
-    let mut pair = Pair::new(ConnectionConfig::default(), ConnectionConfig::default());
+    let mut pair = Pair::new(with(usual()), with(usual()));
     while pair.server().opened.is_none() {
         let now = pair.now;
         let client = &mut pair.ends[CLIENT];
@@ -66,7 +65,7 @@ fn a_frame_may_come_right_behind_the_hello() {
 fn greeted(bytes: &[u8]) -> (Vec<CloseReason>, Vec<u8>) {
     let mut pool = pool();
     let now = Timestamp::ZERO;
-    let mut server = Connection::server(ConnectionConfig::default(), &identity(2), 4096, now).unwrap();
+    let mut server = Connection::server(with(usual()), &identity(2), 4096, now).unwrap();
     let mut buffer = pool.buffer(bytes.len()).unwrap();
     buffer.put_slice(bytes);
     server.handle_segment(buffer.split(), now);
@@ -84,8 +83,7 @@ fn greeted(bytes: &[u8]) -> (Vec<CloseReason>, Vec<u8>) {
 
 fn client_hello() -> Vec<u8> {
     let mut pool = pool();
-    let mut client =
-        Connection::client(ConnectionConfig::default(), &identity(1), 4096, Timestamp::ZERO).unwrap();
+    let mut client = Connection::client(with(usual()), &identity(1), 4096, Timestamp::ZERO).unwrap();
     let mut gather = GatherList::new();
     client.poll_transmit(Timestamp::ZERO, &mut pool, &mut gather).unwrap();
     gather.segments().iter().flat_map(|part| part.iter().copied()).collect()
@@ -93,7 +91,7 @@ fn client_hello() -> Vec<u8> {
 
 /// What a client makes of this answer.
 fn answered(bytes: &[u8]) -> CloseReason {
-    let mut pair = Pair::new(ConnectionConfig::default(), ConnectionConfig::default());
+    let mut pair = Pair::new(with(usual()), with(usual()));
     let (now, client) = (pair.now, &mut pair.ends[CLIENT]);
     let mut gather = GatherList::new();
     client.connection.poll_transmit(now, &mut client.pool, &mut gather).unwrap();
@@ -148,7 +146,7 @@ fn what_is_no_hello_ends_the_connection_at_its_first_wrong_byte() {
 /// As a driver does that has as many connections as it may.
 #[test]
 fn a_refusal_before_the_hello_reaches_the_peer_with_its_text() {
-    let mut pair = Pair::new(ConnectionConfig::default(), ConnectionConfig::default());
+    let mut pair = Pair::new(with(usual()), with(usual()));
     let now = pair.now;
     pair.server().connection.refuse(
         RefusalCode::ResourceLimit,

@@ -2,7 +2,7 @@
 
 use super::fake::*;
 use super::pair::*;
-use crate::connection::{ConnectionConfig, LinkError, LinkRoom, SendError};
+use crate::connection::{LinkError, LinkRoom, SendError};
 use crate::proto::control::{DetachCode, LinkRole};
 use crate::proto::{Lane, Parameters};
 
@@ -12,7 +12,7 @@ const NONE: LinkRoom = LinkRoom { messages: 0, bytes: 0 };
 #[test]
 fn what_was_queued_before_a_detach_still_arrives() {
     for (owner, sender) in [(CLIENT, CLIENT), (SERVER, CLIENT)] {
-        let mut pair = Pair::open(ConnectionConfig::default());
+        let mut pair = Pair::open(with(usual()));
         let role = if owner == sender { LinkRole::Producer } else { LinkRole::Consumer };
         let link = pair.ends[owner].attach(role, if owner == sender { NONE } else { AMPLE });
         pair.settle();
@@ -34,7 +34,7 @@ fn what_was_queued_before_a_detach_still_arrives() {
 /// The receiver detaches while the sender has more queued than it may send at once.
 #[test]
 fn what_the_sender_had_queued_arrives_after_the_receiver_detached() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     let link = pair.link(CLIENT);
     for tag in 0..5 {
         pair.client().send(Lane::Normal, Some(link), tag, 100_000);
@@ -57,7 +57,7 @@ fn what_the_sender_had_queued_arrives_after_the_receiver_detached() {
 
 #[test]
 fn both_ends_may_detach_at_once_and_the_number_is_used_again_in_order() {
-    let mut pair = Pair::open(with(Parameters { links_max: 1, ..Parameters::default() }));
+    let mut pair = Pair::open(with(Parameters { links_max: 1, ..usual() }));
     for round in 0..20 {
         let link = pair.link(CLIENT);
         pair.client().send(Lane::Normal, Some(link), round, 100_000);
@@ -85,7 +85,7 @@ fn named() -> crate::proto::control::Address<'static> {
 /// The refusal and the asker's change of mind cross on their way.
 #[test]
 fn a_detach_may_cross_the_refusal_of_its_attach() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.server().grants = None;
     let link = pair.client().attach(LinkRole::Producer, NONE);
     pair.settle();
@@ -103,7 +103,7 @@ fn a_detach_may_cross_the_refusal_of_its_attach() {
 
 #[test]
 fn a_refused_link_says_why_and_its_number_is_free() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.server().grants = None;
     let link = pair.client().attach(LinkRole::Consumer, AMPLE);
     pair.settle();
@@ -119,7 +119,7 @@ fn a_refused_link_says_why_and_its_number_is_free() {
 
 #[test]
 fn as_many_links_as_were_settled_and_no_more() {
-    let mut pair = Pair::open(with(Parameters { links_max: 3, ..Parameters::default() }));
+    let mut pair = Pair::open(with(Parameters { links_max: 3, ..usual() }));
     let links: Vec<_> = (0..3).map(|_| pair.client().attach(LinkRole::Producer, NONE)).collect();
     assert_eq!(
         pair.client().connection.attach(LinkRole::Producer, named(), NONE),
@@ -136,7 +136,7 @@ fn as_many_links_as_were_settled_and_no_more() {
 /// Grants that were said before the link was there are not forgotten.
 #[test]
 fn room_that_was_given_before_the_answer_counts_when_it_comes() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     let link = pair.client().attach(LinkRole::Consumer, NONE);
     pair.client().connection.set_link_room(link, LinkRoom { messages: 4, bytes: 400 }).unwrap();
     pair.settle();

@@ -122,6 +122,23 @@ pub(super) fn with(parameters: Parameters) -> ConnectionConfig {
     ConnectionConfig { parameters, ..ConnectionConfig::default() }
 }
 
+/// What tests settle that do not care, whatever the defaults are: their sizes and counts go by these.
+pub(super) fn usual() -> Parameters {
+    Parameters {
+        packet_bytes: 4096,
+        frame_bytes_max: 64 << 10,
+        eager_bytes_max: 16 << 10,
+        chunk_bytes_max: 32 << 10,
+        message_bytes_max: 64 << 20,
+        frame_slots: 64,
+        control_slots: 8,
+        keep_alive_ms: 5_000,
+        idle_timeout_ms: 20_000,
+        links_max: 4096,
+        head_bytes_max: 4096,
+    }
+}
+
 /// The smallest of everything that can be negotiated.
 pub(super) fn least() -> Parameters {
     Parameters {
@@ -134,7 +151,7 @@ pub(super) fn least() -> Parameters {
         control_slots: 4,
         links_max: 16,
         head_bytes_max: 512,
-        ..Parameters::default()
+        ..usual()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::fake::*;
 use super::pair::*;
-use crate::connection::{CloseReason, Connection, ConnectionConfig, ConnectionEvent};
+use crate::connection::{CloseReason, Connection, ConnectionEvent};
 use crate::pool::GatherList;
 use crate::proto::control::CloseCode;
 use crate::proto::frame::FrameKind;
@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn idle_connections_stay_open_by_keep_alives_alone() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     let before: Vec<_> = pair.ends.iter().map(|end| end.sends).collect();
     pair.run_for(600 * SECOND);
     for (end, before) in pair.ends.iter().zip(before) {
@@ -26,7 +26,7 @@ fn idle_connections_stay_open_by_keep_alives_alone() {
 
 #[test]
 fn traffic_needs_no_keep_alives() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     for tag in 0..100 {
         pair.client().send(Lane::Normal, None, tag, 10);
         pair.server().send(Lane::Normal, None, tag, 10);
@@ -41,7 +41,7 @@ fn traffic_needs_no_keep_alives() {
 
 #[test]
 fn a_silent_peer_is_given_up_after_the_idle_timeout() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.client().knobs.is_lost = true;
     pair.run_for(19 * SECOND);
     assert_eq!(pair.server().closed, []);
@@ -59,7 +59,7 @@ fn a_silent_peer_is_given_up_after_the_idle_timeout() {
 #[test]
 fn timeouts_move_forward_while_nothing_can_be_sent() {
     for lost in [false, true] {
-        let mut pair = Pair::open(ConnectionConfig::default());
+        let mut pair = Pair::open(with(usual()));
         for end in &mut pair.ends {
             (end.knobs.is_stuck, end.knobs.is_lost) = (!lost, lost);
         }
@@ -77,7 +77,7 @@ fn a_peer_that_says_nothing_or_dawdles_over_its_hello_is_not_waited_for() {
     for bytes_a_second in [0, 1] {
         let mut pool = pool();
         let mut now = Timestamp::ZERO;
-        let mut server = Connection::server(ConnectionConfig::default(), &identity(2), 4096, now).unwrap();
+        let mut server = Connection::server(with(usual()), &identity(2), 4096, now).unwrap();
         let mut closed = None;
         for byte in b"underlay".iter().cycle().take(8) {
             if bytes_a_second == 1 {
@@ -103,7 +103,7 @@ fn a_peer_that_says_nothing_or_dawdles_over_its_hello_is_not_waited_for() {
 
 #[test]
 fn a_peer_that_dawdles_over_a_frame_is_not_waited_for() {
-    let mut fake = Fake::linked(ConnectionConfig::default());
+    let mut fake = Fake::linked(with(usual()));
     let start = fake.now;
     let frame = fake.frame(FrameKind::Data, &[whole(&head(PRODUCES, 0, 64), &[0; 64])]);
     for byte in &frame[..30] {
@@ -125,7 +125,7 @@ fn a_peer_that_dawdles_over_a_frame_is_not_waited_for() {
 /// always one that is not complete.
 #[test]
 fn a_stream_that_is_always_within_a_frame_is_not_slow() {
-    let mut fake = Fake::linked(with(Parameters { frame_slots: 1 << 20, ..Parameters::default() }));
+    let mut fake = Fake::linked(with(Parameters { frame_slots: 1 << 20, ..usual() }));
     let mut carry = fake.frame(FrameKind::Control, &[]);
     for _ in 0..100 {
         carry.extend(fake.frame(FrameKind::Control, &[]));
@@ -143,7 +143,7 @@ fn a_stream_that_is_always_within_a_frame_is_not_slow() {
 /// The wire does not finish a send.
 #[test]
 fn a_peer_that_does_not_read_is_given_up() {
-    let mut pair = Pair::open(ConnectionConfig::default());
+    let mut pair = Pair::open(with(usual()));
     pair.client().knobs.is_stuck = true;
     pair.client().send(Lane::Normal, None, 1, 100);
     pair.run_for(9 * SECOND);
@@ -188,7 +188,7 @@ fn a_peer_that_grants_no_frames_is_given_up() {
 
 #[test]
 fn a_peer_that_grants_no_chunks_is_given_up() {
-    let mut fake = Fake::linked(ConnectionConfig::default());
+    let mut fake = Fake::linked(with(usual()));
     let reply =
         message(crate::proto::record::MessageKind::Reply, Lane::Bulk, None, 1, 200_000, &mut fake.pool);
     fake.connection.send(reply, &mut fake.pool).map_err(|(error, _)| error).unwrap();
@@ -202,7 +202,7 @@ fn a_peer_that_grants_no_chunks_is_given_up() {
 /// Even a connection that is closing in order does not wait for ever for a peer that grants nothing.
 #[test]
 fn closing_in_order_is_bounded_too() {
-    let mut fake = Fake::linked(ConnectionConfig::default());
+    let mut fake = Fake::linked(with(usual()));
     let reply =
         message(crate::proto::record::MessageKind::Reply, Lane::Bulk, None, 1, 200_000, &mut fake.pool);
     fake.connection.send(reply, &mut fake.pool).map_err(|(error, _)| error).unwrap();
@@ -242,7 +242,7 @@ fn a_saturated_connection_makes_progress_and_is_not_given_up() {
 fn nothing_is_owed_at_the_start() {
     let now = Timestamp::ZERO;
     let mut pool = pool();
-    let mut client = Connection::client(ConnectionConfig::default(), &identity(1), 4096, now).unwrap();
+    let mut client = Connection::client(with(usual()), &identity(1), 4096, now).unwrap();
     assert_eq!(client.next_timeout(), now + 5 * SECOND);
     let mut gather = GatherList::new();
     assert!(client.poll_transmit(now, &mut pool, &mut gather).unwrap());

@@ -121,13 +121,9 @@ impl Oracle {
 
 fn configs(random: &mut Random) -> [ConnectionConfig; 2] {
     [0; 2].map(|_| match random.below(3) {
-        0 => with(Parameters::default()),
+        0 => with(usual()),
         1 => with(Parameters { message_bytes_max: 1 << 20, ..least() }),
-        _ => with(Parameters {
-            frame_slots: 8 + random.below(9) as u32,
-            control_slots: 4,
-            ..Parameters::default()
-        }),
+        _ => with(Parameters { frame_slots: 8 + random.below(9) as u32, control_slots: 4, ..usual() }),
     })
 }
 

@@ -2,19 +2,19 @@
 
 use super::fake::*;
 use super::pair::*;
-use crate::connection::{CloseReason, ConnectionConfig};
+use crate::connection::CloseReason;
 use crate::proto::control::{Control, Detach, DetachCode, Flow, LinkCredit, LinkRole, Outcome, Settle};
 use crate::proto::frame::FrameKind;
 use crate::proto::text::ReasonText;
 use crate::proto::{Lane, Parameters, PeerMisbehaved};
 
 fn linked() -> Fake {
-    Fake::linked(ConnectionConfig::default())
+    Fake::linked(with(usual()))
 }
 
 #[test]
 fn more_frames_than_were_granted() {
-    let mut fake = Fake::new(ConnectionConfig::default());
+    let mut fake = Fake::new(with(usual()));
     // All at once, so that nothing is granted in between.
     let mut frames: Vec<u8> = (0..64).flat_map(|_| fake.frame(FrameKind::Control, &[])).collect();
     frames.extend(fake.frame(FrameKind::Control, &[]));
@@ -140,7 +140,7 @@ fn messages_on_links_that_do_not_carry_them() {
         fake.data(&[whole(&head(link, 0, 8), &[0; 8])]);
         fake.assert_misbehaved(PeerMisbehaved::LinkUnknown { link: id(link) });
     }
-    let mut fake = Fake::new(ConnectionConfig::default());
+    let mut fake = Fake::new(with(usual()));
     let name = crate::proto::control::Address::Named(crate::proto::text::Name::new("queue").unwrap());
     let link = fake.connection.attach(LinkRole::Consumer, name, AMPLE).unwrap();
     fake.data(&[whole(&head(link.value(), 0, 8), &[0; 8])]);
@@ -181,7 +181,7 @@ fn control_of_links_that_do_not_have_it() {
 
 #[test]
 fn more_links_than_were_settled_are_refused_and_nothing_ends() {
-    let mut fake = Fake::new(with(Parameters { links_max: 2, ..Parameters::default() }));
+    let mut fake = Fake::new(with(Parameters { links_max: 2, ..usual() }));
     let links = [1, 3, 5, 4_000_000_001].map(|link| attach(link, LinkRole::Producer));
     fake.control(&links.each_ref());
     assert_eq!(fake.closed, []);
@@ -208,7 +208,7 @@ fn random_bytes_end_by_a_violation_that_has_a_name() {
             head_bytes_max: 512,
             eager_bytes_max: 4096,
             chunk_bytes_max: 4096,
-            ..Parameters::default()
+            ..usual()
         }));
         let mut bytes: Vec<u8> = (0..200 + random.below(1500)).map(|_| random.next() as u8).collect();
         // Most seeds get a frame that is nearly right, so that more than its length is looked at.

@@ -27,7 +27,7 @@ fn drain(stage: &mut Stage, number: usize) -> Vec<crate::pool::BufferMut> {
 
 #[test]
 fn what_waited_for_buffers_arrives_when_they_come_back() {
-    let mut stage = Stage::with([config(), tight(BUFFER_CLASSES.len() + 4)]);
+    let mut stage = Stage::with([config(), tight(30)]);
     let id = stage.connect(0, 1);
     let held = drain(&mut stage, 1);
     assert!(!held.is_empty());
@@ -50,7 +50,7 @@ fn what_waited_for_buffers_arrives_when_they_come_back() {
 /// The retries cost the same each turn, however long the shortage lasts.
 #[test]
 fn a_shortage_costs_each_turn_the_same() {
-    let mut stage = Stage::with([config(), tight(BUFFER_CLASSES.len() + 4)]);
+    let mut stage = Stage::with([config(), tight(30)]);
     let id = stage.connect(0, 1);
     let held = drain(&mut stage, 1);
     (0..50).for_each(|tag| stage.send(0, id, None, &content(tag, 150_000)).unwrap());
@@ -69,7 +69,7 @@ fn a_shortage_costs_each_turn_the_same() {
 /// The peer closes, and its channel with it, while what it sent still waits for buffers.
 #[test]
 fn what_a_peer_sent_before_it_closed_outlasts_a_shortage() {
-    let mut stage = Stage::with([config(), tight(BUFFER_CLASSES.len() + 4)]);
+    let mut stage = Stage::with([config(), tight(30)]);
     let id = stage.connect(0, 1);
     let held = drain(&mut stage, 1);
     stage.send(0, id, None, &content(7, 400_000)).unwrap();

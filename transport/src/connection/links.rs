@@ -334,7 +334,7 @@ impl Links {
     }
 
     fn is_ours(&self, link: LinkId) -> bool {
-        !link.value().is_multiple_of(2) == self.is_client
+        link.value().is_multiple_of(2) != self.is_client
     }
 
     fn id(&self, place: u32, ours: bool) -> LinkId {

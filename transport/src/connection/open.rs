@@ -298,7 +298,8 @@ impl Open {
                 }
             }
             Control::Detach(detach) => {
-                self.detached(detach.link, detach.code, &detach.text.as_str().to_owned(), events)?
+                let (link, code, text) = (detach.link, detach.code, detach.text.as_str().to_owned());
+                self.detached(link, code, text, events)?
             }
             Control::Flow(flow) => {
                 if self.links.granted(flow.link, flow.credit)? {
@@ -320,7 +321,7 @@ impl Open {
         &mut self,
         link: LinkId,
         code: DetachCode,
-        text: &str,
+        text: String,
         events: &mut VecDeque<ConnectionEvent>,
     ) -> Result<(), PeerMisbehaved> {
         let Some(detached) = self.links.detached(link)? else { return Ok(()) };
@@ -328,8 +329,7 @@ impl Open {
             self.push_detach(&Detach { link, code: DetachCode::Normal, text: ReasonText::of("") });
         }
         if detached.is_news {
-            let (role, text) = (detached.role, text.to_owned());
-            events.push_back(ConnectionEvent::Detached { link, role, code, text });
+            events.push_back(ConnectionEvent::Detached { link, role: detached.role, code, text });
         }
         Ok(())
     }

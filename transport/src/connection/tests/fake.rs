@@ -182,7 +182,7 @@ impl Fake {
     /// It ended with this violation, told so, and nothing moves it any more.
     pub(super) fn assert_misbehaved(&mut self, expected: PeerMisbehaved) {
         let reason = CloseReason::Misbehaved(expected);
-        assert_eq!(self.closed, [reason.clone()]);
+        assert_eq!(self.closed, std::slice::from_ref(&reason));
         let told = Heard::Close(CloseCode::ProtocolViolation, reason.to_string());
         assert_eq!(self.records().pop(), Some(told), "the last record");
         let (messages, heard) = (self.messages, self.heard.len());

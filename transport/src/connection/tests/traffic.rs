@@ -10,10 +10,13 @@ use std::time::Duration;
 
 const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 
-/// What each end has sent and the other must get, by lane: the link, the tag and the length.
+/// A message's link, tag and length.
+type Sent = (Option<LinkId>, u64, usize);
+
+/// What each end has sent and the other must get, by lane.
 #[derive(Default)]
 struct Oracle {
-    sent: [[VecDeque<(Option<LinkId>, u64, usize)>; 3]; 2],
+    sent: [[VecDeque<Sent>; 3]; 2],
     tags: u64,
     /// Of each end, the links on which it may send, and those on which it receives.
     sends: [Vec<LinkId>; 2],

@@ -218,5 +218,5 @@ pub(super) fn config() -> DriverConfig {
 }
 
 pub(super) fn content(tag: usize, bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|at| (tag * 31 + at * 7 >> 2) as u8).collect()
+    (0..bytes).map(|at| ((tag * 31 + at * 7) >> 2) as u8).collect()
 }

@@ -69,7 +69,7 @@ pub struct Driver<H> {
     core: Core,
     handler: H,
     events: Vec<WireEvent>,
-    stalled: Vec<u32>,
+    stalled: Vec<ConnectionId>,
     waiter: Waiter,
     /// The last turn found something, and nothing was waited for since.
     has_just_turned: bool,
@@ -235,7 +235,7 @@ impl<H: Handler> Driver<H> {
         let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
         self.core.read_clock();
         let mut timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
-        if !self.core.stalled.is_empty() {
+        if self.core.is_stalled() {
             // Buffers that other threads give back wake nobody.
             timeout = Some(timeout.map_or(STALLED_SLEEP, |timeout| timeout.min(STALLED_SLEEP)));
         }
@@ -293,7 +293,7 @@ impl<H: Handler> Driver<H> {
             self.report_closed(id, &reason);
         }
         self.pull(id);
-        self.core.remove(id);
+        self.core.remove_if_gone(id);
     }
 
     /// Gives the handler every event that a connection has.
@@ -347,6 +347,7 @@ impl<H: Handler> Driver<H> {
             fired = true;
             let id = self.core.expired(index);
             self.pull(id);
+            self.core.remove_if_gone(id);
         }
         while let Some(key) = self.core.handler_timers.pop_expired(self.core.now()) {
             fired = true;
@@ -357,15 +358,14 @@ impl<H: Handler> Driver<H> {
 
     /// Tries again what waited for buffers.
     fn retry_stalled(&mut self) {
-        if self.core.stalled.is_empty() {
-            return;
-        }
-        std::mem::swap(&mut self.stalled, &mut self.core.stalled);
-        while let Some(index) = self.stalled.pop() {
-            let id = self.core.id(index);
+        let mut stalled = std::mem::take(&mut self.stalled);
+        self.core.take_stalled(&mut stalled);
+        for id in stalled.drain(..) {
             self.pull(id);
             self.core.transmit(id);
+            self.core.remove_if_gone(id);
         }
+        self.stalled = stalled;
     }
 
     /// Starts the sends that this turn has made ready.
@@ -381,3 +381,6 @@ impl<H: Handler> Driver<H> {
 
 /// How long a driver sleeps at most while something waits for buffers.
 const STALLED_SLEEP: Duration = Duration::from_millis(1);
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -12,7 +12,7 @@ use crate::floor::Waiting;
 use crate::floor::relay::RelayOptions;
 use crate::floor::service::ServiceOptions;
 use crate::placement::Placement;
-use crate::plan::{Driver, Engine, Topology, Wire};
+use crate::plan::{Driver, Engine, Topology, Wait, Wire};
 use crate::underlay::service::EchoOptions;
 
 /// Round-trip benchmarks for Underlay, beside what the machine allows.
@@ -82,6 +82,9 @@ pub struct RoundtripOptions {
     /// Who polls the client's driver: the calling thread or a background one.
     #[arg(long, value_enum, default_value = "own")]
     pub driver: DriverChoice,
+    /// How client, broker and service wait.
+    #[arg(long, value_enum, default_value = "adaptive")]
+    pub wait: Wait,
     /// Interleave bare relays over plain sockets, and report ratios to the better of them.
     #[arg(long)]
     pub floor: bool,

@@ -12,7 +12,7 @@ use underlay::rpc::{BackgroundClient, CallError, CallFuture, CallHandle, Client,
 use super::{DESTINATION, driver_config, failed};
 use crate::error::BenchError;
 use crate::payload::{Payload, WINDOWS};
-use crate::plan::{Driver, Engine, Pace, REPLY_TIMEOUT, RoundPlan, record};
+use crate::plan::{Driver, Engine, Pace, REPLY_TIMEOUT, RoundPlan, Wait, record};
 use crate::subject::RoundOutcome;
 
 /// A client, and the bodies that it sends: made once for a size in the pool's own buffers and then shared,
@@ -39,8 +39,13 @@ struct InFlight {
 }
 
 impl BenchClient {
-    pub(super) fn connect(address: &Address, engine: Engine, driver: Driver) -> Result<Self, BenchError> {
-        let config = ClientConfig { driver: driver_config(engine), ..ClientConfig::default() };
+    pub(super) fn connect(
+        address: &Address,
+        engine: Engine,
+        driver: Driver,
+        wait: Wait,
+    ) -> Result<Self, BenchError> {
+        let config = ClientConfig { driver: driver_config(engine, wait), ..ClientConfig::default() };
         let connected = match driver {
             Driver::Own => Client::connect(address, config).map(|client| End::Own(Box::new(client))),
             Driver::Background => BackgroundClient::connect(address, config)

@@ -9,12 +9,12 @@ pub mod service;
 mod subject;
 
 use crate::error::BenchError;
-use crate::plan::Engine;
+use crate::plan::{Engine, Wait};
 use crate::roundtrip::Setting;
 use crate::subject::Subject;
 use subject::UnderlaySubject;
 use underlay::backend::tcp::EngineChoice;
-use underlay::driver::DriverConfig;
+use underlay::driver::{DriverConfig, WaitMode};
 
 /// The destination at which the service answers.
 pub const DESTINATION: &str = "echo";
@@ -33,9 +33,14 @@ pub fn open(setting: &Setting<'_>) -> Result<Vec<Box<dyn Subject>>, BenchError> 
     Ok(subjects)
 }
 
-/// A driver on this engine, and nothing else than that.
-fn driver_config(engine: Engine) -> DriverConfig {
+/// A driver on this engine that waits so, and nothing else than that.
+fn driver_config(engine: Engine, wait: Wait) -> DriverConfig {
     let mut config = DriverConfig::default();
+    config.wait.mode = match wait {
+        Wait::Adaptive => WaitMode::Adaptive,
+        Wait::Spin => WaitMode::Spin,
+        Wait::Sleep => WaitMode::Sleep,
+    };
     config.tcp.engine = match engine {
         Engine::IoUring => EngineChoice::IoUring,
         Engine::Epoll => EngineChoice::Epoll,

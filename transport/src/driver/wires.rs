@@ -4,7 +4,8 @@ use super::address::Address;
 use crate::backend::inproc::{InprocNetwork, InprocWire};
 use crate::backend::tcp::{OpenError, TcpConfig, TcpWire};
 use crate::backend::{
-    Channel, ConnectError, ListenError, Listening, SendRefused, WaitPoint, Wire, WireEvent, WireKind,
+    Channel, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire, WireEvent,
+    WireKind,
 };
 use crate::pool::{GatherList, Pool};
 use crate::sync::Wakeup;
@@ -33,6 +34,10 @@ impl Wires {
 
     pub(super) fn listen(&mut self, address: &Address) -> Result<Listening, ListenError> {
         self.of(address.wire()).listen(address.place())
+    }
+
+    pub(super) fn stop_listening(&mut self, kind: WireKind, listener: Listener) {
+        self.of(kind).stop_listening(listener);
     }
 
     pub(super) fn connect(&mut self, address: &Address) -> Result<Channel, ConnectError> {

@@ -131,6 +131,7 @@ impl<T> fmt::Debug for SubmitRefused<T> {
     }
 }
 
+#[cfg(test)]
 impl<T> SubmitRefused<T> {
     /// The item.
     pub(crate) fn into_item(self) -> T {

@@ -1,0 +1,219 @@
+//! The way of a message: from the link that it came on to its queues, and from a queue to a consumer.
+
+use super::Broker;
+use super::ledger::Amount;
+use super::queue::Entry;
+use super::tables::LinkUse;
+use underlay::connection::SendError;
+use underlay::driver::{ConnectionId, Core};
+use underlay::message::Message;
+use underlay::proto::control::DetachCode;
+use underlay::proto::record::MessageKind;
+
+/// In.
+impl Broker {
+    pub(super) fn take_message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
+        self.stats.messages_in += 1;
+        let producer = match message.head.link.map(|link| self.peers.link(connection, link)) {
+            Some(LinkUse::Producer(place)) => Some(place),
+            _ => None,
+        };
+        if let Some(place) = producer {
+            self.charge(place, Amount::of_message(message.body.len() as u64));
+        }
+        let is_reply = message.head.kind == MessageKind::Reply;
+        match self.pass_hop(core, connection, message) {
+            Some(entry) if is_reply => self.route_reply(core, connection, entry),
+            Some(entry) => self.route(core, producer, entry),
+            None => {}
+        }
+        if let Some(place) = producer {
+            self.replenish(core, place);
+        }
+    }
+
+    /// Counts this hop.
+    fn pass_hop(&mut self, core: &Core, connection: ConnectionId, mut message: Message) -> Option<Entry> {
+        let hops_max = self.rules.hops_max;
+        if message.head.hop_count >= hops_max {
+            super::count(&mut self.stats.hop_limit, |dropped| {
+                let peer = core.peer(connection);
+                tracing::warn!(%connection, peer, hops_max, dropped, "a message has too many hops behind it (hops_max)");
+            });
+            return None;
+        }
+        message.head.hop_count += 1;
+        Some(Entry::new(message, core.now()))
+    }
+
+    /// Gives a message to each queue of its route; all but the last get a share of the same body.
+    fn route(&mut self, core: &mut Core, producer: Option<usize>, entry: Entry) {
+        let Some(route) = producer.and_then(|place| self.producers.at(place)).map(|it| it.route) else {
+            super::count(&mut self.stats.late, |dropped| {
+                tracing::info!(dropped, "a message came on a link that had ended");
+            });
+            return;
+        };
+        let last = self.catalog.route(route).len() - 1;
+        for step in 0..last {
+            let index = self.catalog.route(route)[step];
+            match share(&entry, core) {
+                Some(shared) => self.offer(core, index, shared),
+                None => super::count(&mut self.stats.shares_dropped, |dropped| {
+                    let queue = &self.queues[index].name;
+                    tracing::warn!(
+                        queue,
+                        dropped,
+                        "a message's share was dropped: the pool is empty (pool_bytes_max)"
+                    );
+                }),
+            }
+        }
+        let index = self.catalog.route(route)[last];
+        self.offer(core, index, entry);
+    }
+
+    /// A message for a queue: to a consumer if one can take it and nothing is before it, else to the end.
+    fn offer(&mut self, core: &mut Core, index: usize, entry: Entry) {
+        self.queues[index].counts.messages_in += 1;
+        let entry = if self.queues[index].entries.is_empty() {
+            match self.deliver(core, index, entry) {
+                Ok(()) => {
+                    self.stats.delivered_at_once += 1;
+                    return;
+                }
+                Err(entry) => entry,
+            }
+        } else {
+            entry
+        };
+        self.queues[index].store(entry, core.pool());
+    }
+}
+
+/// Out.
+impl Broker {
+    /// A consumer can take more: it stands in its queue's ring again, and gets what waits.
+    pub(super) fn consumer_ready(&mut self, core: &mut Core, place: usize) {
+        let Some(consumer) = self.consumers.at_mut(place) else { return };
+        let index = consumer.queue;
+        if !consumer.is_ready {
+            consumer.is_ready = true;
+            self.queues[index].ready.push_back(place);
+        }
+        self.pump(core, index);
+    }
+
+    /// Gives out what waits in a queue, as far as its consumers take it, and the room that this makes.
+    pub(super) fn pump(&mut self, core: &mut Core, index: usize) {
+        while !self.queues[index].ready.is_empty() {
+            let Some(entry) = self.queues[index].take_first() else { break };
+            if let Err(entry) = self.deliver(core, index, entry) {
+                self.queues[index].put_back(entry);
+                break;
+            }
+        }
+        self.grant_short(core, index);
+    }
+
+    /// Drops what is over at the front of a queue. For one that nobody takes from while producers wait.
+    pub(super) fn drop_expired(&mut self, core: &mut Core, index: usize) {
+        let now = core.now();
+        while self.queues[index].entries.front().is_some_and(|entry| entry.deadline() <= now) {
+            drop(self.queues[index].take_first());
+            self.count_expired(index);
+        }
+        self.grant_short(core, index);
+    }
+
+    /// Hands a message to the next consumer that can take it. One whose deadline is over is dropped, which is as good.
+    ///
+    /// # Errors
+    /// The message, if no consumer can take it now.
+    #[allow(clippy::result_large_err)] // it goes back to its queue, whole
+    fn deliver(&mut self, core: &mut Core, index: usize, mut entry: Entry) -> Result<(), Entry> {
+        while let Some(&place) = self.queues[index].ready.front() {
+            let Some((connection, link)) = self.consumers.at(place).map(|it| (it.connection, it.link)) else {
+                self.queues[index].ready.pop_front();
+                continue;
+            };
+            if self.is_congested(connection) || !core.is_writable(connection, link) {
+                self.set_unready(index, place);
+                continue;
+            }
+            if !entry.pass_time(core.now()) {
+                self.count_expired(index);
+                return Ok(());
+            }
+            let head = &mut entry.message.head;
+            head.link = Some(link);
+            let owes_reply = head.kind == MessageKind::Request && head.reply_address.is_some();
+            match core.send(connection, entry.message) {
+                Ok(()) => {
+                    self.queues[index].ready.rotate_left(1);
+                    self.queues[index].counts.delivered += 1;
+                    self.delivered(core, connection, owes_reply);
+                    return Ok(());
+                }
+                Err((error, message)) => {
+                    entry.message = message;
+                    self.set_unready(index, place);
+                    self.not_taken(core, place, &error);
+                }
+            }
+        }
+        Err(entry)
+    }
+
+    fn delivered(&mut self, core: &mut Core, connection: ConnectionId, owes_reply: bool) {
+        self.stats.delivered += 1;
+        if let Some(peer) = self.peers.find(connection) {
+            peer.owed_replies += u64::from(owes_reply);
+        }
+        self.watch(core, connection);
+    }
+
+    /// Takes a consumer out of the ring, of which it is the first.
+    fn set_unready(&mut self, index: usize, place: usize) {
+        self.queues[index].ready.pop_front();
+        if let Some(consumer) = self.consumers.at_mut(place) {
+            consumer.is_ready = false;
+        }
+    }
+
+    /// A consumer's connection did not take a message: sees to it that the consumer comes back, or is gone.
+    fn not_taken(&mut self, core: &mut Core, place: usize, error: &SendError) {
+        let Some((connection, link)) = self.consumers.at(place).map(|it| (it.connection, it.link)) else {
+            return;
+        };
+        match error {
+            // Its Writable or its Closed event follows.
+            SendError::Link(_) | SendError::NotOpen => {}
+            SendError::BodyTooLong { .. } | SendError::HeadTooLong { .. } => {
+                super::count(&mut self.stats.consumers_too_small, |detached| {
+                    let peer = core.peer(connection);
+                    tracing::warn!(%connection, peer, %link, detached, "a consumer was detached: {error}");
+                });
+                core.detach_link(connection, link, DetachCode::ResourceLimit, &error.to_string());
+                self.peers.take_link(connection, link);
+                self.forget_consumer(place);
+            }
+            // The send queue is full, or the pool is empty.
+            _ => self.retry_later(core, connection),
+        }
+    }
+
+    fn count_expired(&mut self, index: usize) {
+        let queue = &self.queues[index].name;
+        super::count(&mut self.stats.expired, |dropped| {
+            tracing::info!(queue, dropped, "a message was dropped: its deadline was over");
+        });
+    }
+}
+
+/// The same message once more, without a copy of its body; `None` when the pool has no buffer for its list.
+fn share(entry: &Entry, core: &mut Core) -> Option<Entry> {
+    let body = entry.message.body.share(core.pool()).ok()?;
+    let message = Message { head: entry.message.head, extensions: entry.message.extensions.clone(), body };
+    Some(Entry::new(message, entry.since))
+}

@@ -47,7 +47,7 @@ impl BenchClient {
                 .map(|client| End::Background { handle: client.handle(), _client: client }),
         };
         let end = connected.map_err(|error| failed("client")(error.into()))?;
-        let pool = Pool::new(PoolConfig::edge()).map_err(|error| failed("client")(error.into()))?;
+        let pool = Pool::new(PoolConfig::default()).map_err(|error| failed("client")(error.into()))?;
         Ok(Self { end, pool, payload: Payload::new(1), bodies: Vec::new() })
     }
 

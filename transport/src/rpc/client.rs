@@ -4,10 +4,12 @@ use super::calls::{Call, CallStats, Calls, Progress, Submission};
 use super::destination::{ReplyDestination, Shard};
 use super::error::CallError;
 use super::future::{CallFuture, Reply};
+use super::say_goodbye;
 use crate::backend::ConnectError;
 use crate::driver::{Address, Driver, DriverConfig, DriverError, DriverStats};
 use crate::pool::{Body, Pool, PoolConfig, PoolError};
 use crate::proto::Lane;
+use crate::proto::control::CloseCode;
 use crate::sync::{Submissions, SubmitRefused, Submitter, Wakeup};
 use std::future::Future;
 use std::io;
@@ -260,6 +262,12 @@ impl Client {
     /// What the driver did so far.
     pub fn driver_stats(&self) -> DriverStats {
         self.driver.stats()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        say_goodbye(&mut self.driver, CloseCode::Normal, "the client was dropped");
     }
 }
 

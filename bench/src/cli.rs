@@ -13,6 +13,7 @@ use crate::floor::relay::RelayOptions;
 use crate::floor::service::ServiceOptions;
 use crate::placement::Placement;
 use crate::plan::{Driver, Engine, Topology, Wire};
+use crate::underlay::service::EchoOptions;
 
 /// Round-trip benchmarks for Underlay, beside what the machine allows.
 #[derive(Debug, Parser)]
@@ -28,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Measure requests and replies between three processes, by message size.
     Roundtrip(Box<RoundtripOptions>),
+    /// Answer each request with its own body, behind a broker or listening itself (for roundtrip --connect).
+    Service(EchoOptions),
     /// Run the floor's relay (started by roundtrip --floor; by hand for --floor-connect).
     #[command(hide = true)]
     FloorRelay(RelayOptions),

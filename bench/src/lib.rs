@@ -17,6 +17,7 @@
 //! | [`cli`], [`plan`] | options as typed in, and the plan that they amount to once validated |
 //! | [`subject`] | the thing under test, and what a round asks of it |
 //! | [`floor`] | the relays that share no code with Underlay |
+//! | [`underlay`] | the system under test: client, broker and service |
 //! | [`payload`], [`aligned`] | bodies, and the check that every system does on each reply |
 //! | [`child`], [`placement`], [`cpu_time`] | processes: started, pinned, accounted for, never left behind |
 //! | [`roundtrip`], [`statistics`] | the run: rounds in seeded order, medians, paired bootstrap intervals |
@@ -38,3 +39,4 @@ pub mod report;
 pub mod roundtrip;
 pub mod statistics;
 pub mod subject;
+pub mod underlay;

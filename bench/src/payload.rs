@@ -75,10 +75,22 @@ impl Payload {
         self.size
     }
 
+    /// All that the bodies are windows into.
+    #[must_use]
+    pub fn pattern(&self) -> &[u8] {
+        &self.pattern
+    }
+
+    /// Where in the pattern the body of message `number` begins.
+    #[must_use]
+    pub fn offset(number: u64) -> usize {
+        (number % WINDOWS) as usize * STRIDE_BYTES
+    }
+
     /// The body of message `number`; it lies at a multiple of 64 bytes relative to its page.
     #[must_use]
     pub fn body(&self, number: u64) -> &[u8] {
-        let start = (number % WINDOWS) as usize * STRIDE_BYTES;
+        let start = Self::offset(number);
         &self.pattern[start..start + self.size]
     }
 

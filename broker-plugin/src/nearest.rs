@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn distances_are_those_of_levenshtein() {
-        for (from, to, expected) in [("", "abc", 3), ("kitten", "sitting", 3), ("order", "orders", 1), ("a", "a", 0)]
+        for (from, to, expected) in
+            [("", "abc", 3), ("kitten", "sitting", 3), ("order", "orders", 1), ("a", "a", 0)]
         {
             assert_eq!(distance(from.as_bytes(), to.as_bytes()), expected, "{from} {to}");
             assert_eq!(distance(to.as_bytes(), from.as_bytes()), expected, "{to} {from}");

@@ -7,6 +7,7 @@ pub mod message;
 pub mod packing;
 pub mod pool;
 pub mod proto;
+pub mod rpc;
 mod sync;
 pub mod time;
 

@@ -83,7 +83,8 @@ impl Broker {
     }
 
     fn grant_if_low(&mut self, core: &mut Core, place: usize) {
-        if self.producers.at(place).is_some_and(|it| it.held.is_at_most_in_one(it.refill_at) && !it.is_short) {
+        if self.producers.at(place).is_some_and(|it| it.held.is_at_most_in_one(it.refill_at) && !it.is_short)
+        {
             self.grant(core, place);
         }
     }

@@ -29,9 +29,13 @@ pub(super) enum Command {
 pub(super) enum Phase {
     Running,
     /// Waits for what is under way, until then.
-    Draining { until: Timestamp },
+    Draining {
+        until: Timestamp,
+    },
     /// Waits for its connections to end, until then.
-    Closing { until: Timestamp },
+    Closing {
+        until: Timestamp,
+    },
 }
 
 impl Control {

@@ -86,8 +86,11 @@ impl Broker {
     fn room(&self, place: usize) -> Amount {
         let Some(producer) = self.producers.at(place) else { return Amount::default() };
         let window = self.rules.window;
-        let rooms =
-            self.catalog.route(producer.route).iter().map(|&it| self.queues[it].ledger.room(producer.held, window));
+        let rooms = self
+            .catalog
+            .route(producer.route)
+            .iter()
+            .map(|&it| self.queues[it].ledger.room(producer.held, window));
         rooms.fold(window, Amount::min).max(producer.held)
     }
 
@@ -120,7 +123,8 @@ impl Broker {
     /// While producers are short of a queue that nobody takes from, what expires at its front makes room.
     fn watch_front(&mut self, core: &mut Core, index: usize) {
         let queue = &self.queues[index];
-        if !queue.short.is_empty() && queue.ready.is_empty()
+        if !queue.short.is_empty()
+            && queue.ready.is_empty()
             && let Some(front) = queue.entries.front()
         {
             core.set_timer(index, front.deadline());

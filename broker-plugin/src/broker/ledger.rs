@@ -105,7 +105,15 @@ impl Ledger {
         let part = |whole: u64| (whole / 2 / producers_max).max(1);
         let share = Amount::new(part(capacity.messages), part(capacity.bytes)).min(window);
         let zero = Amount::default();
-        Self { capacity, share, producers_max, producers: 0, stored: zero, outstanding: zero, set_apart: zero }
+        Self {
+            capacity,
+            share,
+            producers_max,
+            producers: 0,
+            stored: zero,
+            outstanding: zero,
+            set_apart: zero,
+        }
     }
 
     pub(super) fn stored(&self) -> Amount {

@@ -61,7 +61,11 @@ impl Broker {
                 Some(shared) => self.offer(core, index, shared),
                 None => super::count(&mut self.stats.shares_dropped, |dropped| {
                     let queue = &self.queues[index].name;
-                    tracing::warn!(queue, dropped, "a message's share was dropped: the pool is empty (pool_bytes_max)");
+                    tracing::warn!(
+                        queue,
+                        dropped,
+                        "a message's share was dropped: the pool is empty (pool_bytes_max)"
+                    );
                 }),
             }
         }

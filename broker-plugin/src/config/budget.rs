@@ -44,7 +44,9 @@ impl PoolBudget {
         add(
             "receive buffers",
             2 * count * buffer_bytes,
-            format!("receive_buffers {count} x receive_buffer_bytes {buffer_bytes}, twice: one set with the kernel, one being parsed"),
+            format!(
+                "receive_buffers {count} x receive_buffer_bytes {buffer_bytes}, twice: one set with the kernel, one being parsed"
+            ),
         );
         let connection = limits.frame_bytes_max + 2 * buffer_bytes + HEADS_BUFFER_BYTES;
         add(

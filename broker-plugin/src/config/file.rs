@@ -68,7 +68,8 @@ impl Config {
         let settings: Settings = toml::from_str(text).map_err(|error| source.type_error(table, &error))?;
         Self::from_settings(settings).map_err(|fault| {
             let found = locate::find(table, &fault.key);
-            let value = if found.is_exact { fault.value.clone() } else { format!("{} (default)", fault.value) };
+            let value =
+                if found.is_exact { fault.value.clone() } else { format!("{} (default)", fault.value) };
             source.value(found.span.start, ConfigFault { value, ..fault })
         })
     }

@@ -117,7 +117,11 @@ pub const OPTIONS: &[OptionRule] = &[
     text("exchange", "name", NAME),
     one_of("exchange", "type", &["direct"]),
     text("exchange", "bindings", "a list of { key = \"...\", queue = \"...\" }"),
-    text("exchange.bindings", "key", "a text of 1 byte up, with the exchange's name and '/' at most 255 bytes"),
+    text(
+        "exchange.bindings",
+        "key",
+        "a text of 1 byte up, with the exchange's name and '/' at most 255 bytes",
+    ),
     text("exchange.bindings", "queue", "the name of a [[queue]]"),
     number("limits", "packet_bytes", "bytes", 256, FRAME_BYTES_MAX as u64),
     number("limits", "frame_bytes_max", "bytes", FRAME_BYTES_MIN as u64, FRAME_BYTES_MAX as u64),

@@ -2,7 +2,9 @@
 
 use super::fault::{ConfigFault, KeyPath};
 use super::options::{Allowed, DESTINATION_BYTES_MAX, rule};
-use super::{BrokerSettings, ExchangeSettings, LimitSettings, ListenerSettings, QueueSettings, Settings, Transport};
+use super::{
+    BrokerSettings, ExchangeSettings, LimitSettings, ListenerSettings, QueueSettings, Settings, Transport,
+};
 use crate::nearest::suggestion;
 use underlay::proto::ParameterFault;
 use underlay::proto::text::PROCESS_NAME_BYTES_MAX;
@@ -65,7 +67,12 @@ fn check_limits(limits: &LimitSettings) -> Result<(), ConfigFault> {
     check_numbers(&section, numbers)?;
     limits.parameters().check().map_err(|fault| parameter_fault(&section, fault))?;
     let below = [
-        ("congestion_messages", limits.congestion_messages, "send_queue_messages_max", limits.send_queue_messages_max),
+        (
+            "congestion_messages",
+            limits.congestion_messages,
+            "send_queue_messages_max",
+            limits.send_queue_messages_max,
+        ),
         ("congestion_bytes", limits.congestion_bytes, "send_queue_bytes_max", limits.send_queue_bytes_max),
     ];
     for (key, value, bound, limit) in below {
@@ -91,7 +98,8 @@ fn parameter_fault(section: &KeyPath, fault: ParameterFault) -> ConfigFault {
         }
         other => return ConfigFault::new(section.clone(), "", other.to_string()),
     };
-    ConfigFault::new(section.key(&parameter.to_string()), value, "peers could not agree on it").allowing(allowed)
+    ConfigFault::new(section.key(&parameter.to_string()), value, "peers could not agree on it")
+        .allowing(allowed)
 }
 
 fn check_listeners(listeners: &[ListenerSettings]) -> Result<(), ConfigFault> {
@@ -115,14 +123,18 @@ fn check_listeners(listeners: &[ListenerSettings]) -> Result<(), ConfigFault> {
             (other.transport, &other.address) == (listener.transport, &listener.address)
         };
         if !any_port && earlier.iter().any(is_twin) {
-            let fault = ConfigFault::new(at.key("address"), &listener.address, "another listener has it already");
+            let fault =
+                ConfigFault::new(at.key("address"), &listener.address, "another listener has it already");
             return Err(fault.allowing("an address that no other [[listener]] has"));
         }
         let first_tcp = earlier.iter().find(|other| other.transport == Transport::Tcp);
         if let Some(first) = first_tcp.filter(|_| listener.transport == Transport::Tcp)
             && first.engine != listener.engine
         {
-            let problem = format!("the tcp listener at '{}' asks for {:?}; both run on one", first.address, first.engine);
+            let problem = format!(
+                "the tcp listener at '{}' asks for {:?}; both run on one",
+                first.address, first.engine
+            );
             return Err(ConfigFault::new(at.key("engine"), listener.engine, problem));
         }
     }
@@ -164,7 +176,8 @@ fn check_queues(queues: &[QueueSettings]) -> Result<(), ConfigFault> {
         check_numbers(&at, numbers)?;
         for (key, room) in [("messages_max", queue.messages_max), ("bytes_max", queue.bytes_max)] {
             if room < queue.producers_max {
-                let problem = format!("producers_max = {} producers could not have one each", queue.producers_max);
+                let problem =
+                    format!("producers_max = {} producers could not have one each", queue.producers_max);
                 let fault = ConfigFault::new(at.key(key), room, problem);
                 return Err(fault.allowing(format!("{} or more, or fewer producers", queue.producers_max)));
             }
@@ -182,7 +195,11 @@ fn check_exchanges(exchanges: &[ExchangeSettings], queues: &[QueueSettings]) -> 
             return Err(taken(&at, &exchange.name, "[[exchange]]"));
         }
         if exchange.bindings.is_empty() {
-            return Err(ConfigFault::new(at.key("bindings"), "[]", "an exchange without bindings leads nowhere"));
+            return Err(ConfigFault::new(
+                at.key("bindings"),
+                "[]",
+                "an exchange without bindings leads nowhere",
+            ));
         }
         check_bindings(&at.key("bindings"), exchange, queues)?;
     }
@@ -197,7 +214,10 @@ fn check_bindings(
     for (index, binding) in exchange.bindings.iter().enumerate() {
         let at = section.index(index);
         let bytes = exchange.name.len() + 1 + binding.key.len();
-        if binding.key.is_empty() || bytes > DESTINATION_BYTES_MAX || binding.key.chars().any(char::is_control) {
+        if binding.key.is_empty()
+            || bytes > DESTINATION_BYTES_MAX
+            || binding.key.chars().any(char::is_control)
+        {
             return Err(ConfigFault::new(at.key("key"), &binding.key, "no routing key"));
         }
         if !queues.iter().any(|queue| queue.name == binding.queue) {
@@ -237,7 +257,9 @@ fn check_numbers(
         let problem = match rule(&table, key).map(|rule| rule.allowed) {
             Some(Allowed::Number { min, .. }) if value < min => "it is too small",
             Some(Allowed::Number { max, .. }) if value > max => "it is too large",
-            Some(Allowed::OneOfNumbers(numbers)) if !numbers.contains(&value) => "it is none of the sizes there are",
+            Some(Allowed::OneOfNumbers(numbers)) if !numbers.contains(&value) => {
+                "it is none of the sizes there are"
+            }
             _ => continue,
         };
         return Err(ConfigFault::new(path, value, problem));

@@ -80,7 +80,7 @@ impl Open {
         if !self.outbox.takes_as_it_is(&message.body) {
             message.body.join(pool)?;
         }
-        self.outbox.check_room()?;
+        self.outbox.check_room(message.head.lane)?;
         match message.head.link {
             Some(link) => Ok(self.links.take_credit(link, bytes)?),
             None if message.head.kind == MessageKind::Reply => Ok(()),

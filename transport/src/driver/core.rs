@@ -112,9 +112,9 @@ impl Core {
         config: DriverConfig,
         identity: Identity,
         network: InprocNetwork,
+        wakeup: Arc<Wakeup>,
     ) -> Result<Self, DriverError> {
         let mut pool = Pool::new(config.pool)?;
-        let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
         let wires = Wires::open(config.tcp.clone(), network, wakeup, &mut pool)?;
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         Connection::client(config.connection.clone(), &identity, 4096, Timestamp::ZERO)?;
@@ -426,17 +426,21 @@ impl Core {
         let connection = find(&mut self.entries, id)?;
         match connection.poll_event(self.now, &mut self.pool) {
             Ok(Some(event)) => Some(event),
-            Ok(None) => {
-                self.connection_timers.set(id.index(), connection.next_timeout());
-                if connection.wants_transmit() || connection.is_finished() {
-                    self.mark_dirty(id.index);
-                }
-                None
-            }
+            Ok(None) => None,
             Err(_) => {
                 self.stats.pool_stalls += 1;
                 self.stalled.push(id.index);
                 None
+            }
+        }
+    }
+
+    /// All events of a connection were pulled: its timer is set anew, and its sending is to be looked at.
+    pub(super) fn pulled(&mut self, id: ConnectionId) {
+        if let Some(connection) = find(&mut self.entries, id) {
+            self.connection_timers.set(id.index(), connection.next_timeout());
+            if connection.wants_transmit() || connection.is_finished() {
+                self.mark_dirty(id.index);
             }
         }
     }

@@ -30,8 +30,10 @@ use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
 use crate::pool::PoolConfig;
+use crate::sync::Wakeup;
 use crate::time::Timestamp;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The settings of a driver. The defaults suit a broker or a client with up to some thousand connections.
@@ -69,6 +71,8 @@ pub struct Driver<H> {
     events: Vec<WireEvent>,
     stalled: Vec<u32>,
     waiter: Waiter,
+    /// The last turn found something, and nothing was waited for since.
+    has_just_turned: bool,
 }
 
 impl<H: Handler> Driver<H> {
@@ -78,6 +82,19 @@ impl<H: Handler> Driver<H> {
     /// [`DriverError`].
     pub fn new(config: DriverConfig, identity: Identity, handler: H) -> Result<Self, DriverError> {
         Self::on_network(config, identity, InprocNetwork::global(), handler)
+    }
+
+    /// A driver that is woken by this wakeup, which others may have had before it.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn with_wakeup(
+        config: DriverConfig,
+        identity: Identity,
+        wakeup: Arc<Wakeup>,
+        handler: H,
+    ) -> Result<Self, DriverError> {
+        Self::assemble(config, identity, InprocNetwork::global(), wakeup, handler)
     }
 
     /// A driver whose `inproc` wire belongs to this network instead of the process's.
@@ -90,9 +107,20 @@ impl<H: Handler> Driver<H> {
         network: InprocNetwork,
         handler: H,
     ) -> Result<Self, DriverError> {
+        let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
+        Self::assemble(config, identity, network, wakeup, handler)
+    }
+
+    fn assemble(
+        config: DriverConfig,
+        identity: Identity,
+        network: InprocNetwork,
+        wakeup: Arc<Wakeup>,
+        handler: H,
+    ) -> Result<Self, DriverError> {
         let waiter = Waiter::new(config.wait);
-        let core = Core::new(config, identity, network)?;
-        Ok(Self { core, handler, events: Vec::new(), stalled: Vec::new(), waiter })
+        let core = Core::new(config, identity, network, wakeup)?;
+        Ok(Self { core, handler, events: Vec::new(), stalled: Vec::new(), waiter, has_just_turned: false })
     }
 
     /// What the handler uses, and the handler: to listen, connect and look into it from outside of events.
@@ -148,6 +176,8 @@ impl<H: Handler> Driver<H> {
         self.core.read_clock();
         self.core.stats.turns += 1;
         let mut found = self.handler.take_submissions(&mut self.core);
+        // What was begun outside of a turn leaves before the first look at what has arrived.
+        self.flush();
         found |= self.poll_wires()?;
         found |= self.fire_timers();
         self.retry_stalled();
@@ -155,12 +185,17 @@ impl<H: Handler> Driver<H> {
         Ok(found)
     }
 
-    /// A turn, and after one that found nothing, what the waiter says.
+    /// A turn, and after one that found nothing, what the waiter says. Where it would sleep at once anyway, the turn
+    /// that finds nothing is left out: the sleep looks for itself.
     fn turn_and_wait(&mut self, deadline: Timestamp) -> io::Result<()> {
-        if self.turn()? {
-            self.waiter.found(self.core.now());
-            return Ok(());
+        if !(self.has_just_turned && self.waiter.sleeps_at_once()) {
+            self.has_just_turned = self.turn()?;
+            if self.has_just_turned {
+                self.waiter.found(self.core.now());
+                return Ok(());
+            }
         }
+        self.has_just_turned = false;
         match self.waiter.found_nothing(self.core.now()) {
             WaitStep::Poll => std::hint::spin_loop(),
             WaitStep::Yield => std::thread::yield_now(),
@@ -169,16 +204,21 @@ impl<H: Handler> Driver<H> {
         Ok(())
     }
 
-    /// Arms the wakeup, turns once more, and sleeps if that found nothing either.
+    /// Arms the wakeup, looks once more at what only the wakeup would tell of, and sleeps. What the wait point itself
+    /// watches needs no look: it ends the sleep at once if it is there.
     fn sleep(&mut self, deadline: Timestamp) -> io::Result<()> {
         self.core.wakeup().about_to_sleep();
-        if self.turn()? {
+        let mut found = self.handler.take_submissions(&mut self.core);
+        found |= self.poll_wire(WireKind::Inproc)?;
+        self.flush();
+        if found {
             self.core.wakeup().awake();
             self.waiter.found(self.core.now());
             return Ok(());
         }
         let timers = [&self.core.connection_timers, &self.core.handler_timers];
         let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
+        self.core.read_clock();
         let mut timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
         if !self.core.stalled.is_empty() {
             // Buffers that other threads give back wake nobody.
@@ -192,14 +232,18 @@ impl<H: Handler> Driver<H> {
     fn poll_wires(&mut self) -> io::Result<bool> {
         let mut found = false;
         for kind in WireKind::ALL {
-            let mut events = std::mem::take(&mut self.events);
-            let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
-            found |= !events.is_empty();
-            events.drain(..).for_each(|event| self.wire_event(kind, event));
-            self.events = events;
-            outcome?;
+            found |= self.poll_wire(kind)?;
         }
         Ok(found)
+    }
+
+    fn poll_wire(&mut self, kind: WireKind) -> io::Result<bool> {
+        let mut events = std::mem::take(&mut self.events);
+        let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
+        let found = !events.is_empty();
+        events.drain(..).for_each(|event| self.wire_event(kind, event));
+        self.events = events;
+        outcome.map(|()| found)
     }
 
     fn wire_event(&mut self, kind: WireKind, event: WireEvent) {
@@ -239,6 +283,11 @@ impl<H: Handler> Driver<H> {
 
     /// Gives the handler every event that a connection has.
     fn pull(&mut self, id: ConnectionId) {
+        self.deliver(id);
+        self.core.pulled(id);
+    }
+
+    fn deliver(&mut self, id: ConnectionId) {
         while let Some(event) = self.core.poll_event(id) {
             self.connection_event(id, event);
         }
@@ -308,7 +357,9 @@ impl<H: Handler> Driver<H> {
     fn flush(&mut self) {
         while let Some(id) = self.core.next_dirty() {
             self.core.transmit(id);
-            self.pull(id);
+            // Only the close that follows the last message can have come of it. Nothing is looked at again here: what
+            // could not leave now waits for the send in flight or for the peer.
+            self.deliver(id);
         }
     }
 }

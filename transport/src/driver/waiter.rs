@@ -131,6 +131,16 @@ impl Waiter {
         step
     }
 
+    /// Whether a poll that finds nothing would be followed by a sleep in any case.
+    #[inline]
+    pub fn sleeps_at_once(&self) -> bool {
+        match self.config.mode {
+            WaitMode::Spin => false,
+            WaitMode::Sleep => true,
+            WaitMode::Adaptive => !self.yields(),
+        }
+    }
+
     /// What it has done.
     pub fn stats(&self) -> WaitStats {
         self.stats

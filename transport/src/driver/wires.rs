@@ -4,7 +4,8 @@ use super::address::Address;
 use crate::backend::inproc::{InprocNetwork, InprocWire};
 use crate::backend::tcp::{OpenError, TcpConfig, TcpWire};
 use crate::backend::{
-    Channel, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire, WireEvent, WireKind,
+    Channel, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire, WireEvent,
+    WireKind,
 };
 use crate::pool::{GatherList, Pool};
 use crate::sync::Wakeup;

@@ -2,17 +2,25 @@
 
 use super::PackingRules;
 use crate::message::Message;
-use crate::pool::{Body, Pool, PoolError, Segment};
+use crate::pool::{BUFFER_BYTES_MAX, Body, Pool, PoolError, Segment, join_short_segments};
 use crate::proto::frame::{FrameBudget, FrameHeader, check_padding};
 use crate::proto::record::{BodyProgress, ChunkHead, MessageHead, RecordKind, RecordPeek};
 use crate::proto::{FRAME_HEADER_BYTES, HEAD_BYTES_MAX, LANES, Limits, PeerMisbehaved};
 use std::collections::VecDeque;
 use thiserror::Error;
 
+/// So many segments may wait for the rest of a frame, or for the last chunk of a message, before those that are short
+/// are joined. A peer that sends a byte at a time would else keep a receive buffer alive with each of them.
+const SEGMENTS_BEFORE_JOINING: usize = 256;
+
+/// Shorter segments are joined then. With the usual receive buffers of 16 KiB they keep less than a quarter alive.
+const SHORT_BELOW_BYTES: usize = 4096;
+
 /// Takes segments as they arrive and gives the frames' content, in order.
 ///
 /// A frame is looked at when all of it is there, so what it holds is bounded by `frame_bytes_max` for the frame and
-/// `message_bytes_max` for each lane's unfinished bulk message. Bodies are slices of the segments that arrived.
+/// `message_bytes_max` for each lane's unfinished bulk message. Bodies are slices of the segments that arrived, unless
+/// these were so short that they had to be joined, which is counted at the pool.
 #[derive(Debug)]
 pub struct Inbox {
     limits: Limits,
@@ -20,6 +28,8 @@ pub struct Inbox {
     segments: VecDeque<Segment>,
     /// Bytes in `segments`.
     available: usize,
+    /// So many segments wait before short ones are joined.
+    join_at_segments: usize,
     /// The frame that is being taken apart.
     frame: Option<OpenFrame>,
     unfinished: [Option<Unfinished>; LANES],
@@ -40,6 +50,8 @@ struct OpenFrame {
 struct Unfinished {
     message: Message,
     progress: BodyProgress,
+    /// Its body has so many segments before short ones are joined.
+    join_at_segments: usize,
 }
 
 /// A piece of what arrived.
@@ -89,6 +101,7 @@ impl Inbox {
             rules,
             segments: VecDeque::new(),
             available: 0,
+            join_at_segments: SEGMENTS_BEFORE_JOINING,
             frame: None,
             unfinished: Default::default(),
             scratch: Vec::with_capacity(HEAD_BYTES_MAX),
@@ -98,7 +111,9 @@ impl Inbox {
     /// Takes bytes that arrived.
     pub fn push(&mut self, segment: Segment) {
         self.available += segment.len();
-        self.segments.push_back(segment);
+        if !self.segments.back_mut().is_some_and(|last| last.try_join(&segment)) {
+            self.segments.push_back(segment);
+        }
     }
 
     /// True while a part of a frame has arrived and the rest has not.
@@ -113,13 +128,28 @@ impl Inbox {
     #[allow(clippy::should_implement_trait)] // an iterator could not borrow the pool
     pub fn next(&mut self, pool: &mut Pool) -> Result<Option<Parsed>, InboxError> {
         match &self.frame {
-            None => Ok(self.begin_frame()?.map(Parsed::Frame)),
+            None => Ok(self.begin_frame(pool)?.map(Parsed::Frame)),
             Some(frame) if frame.budget.records_left() == 0 => {
                 self.end_frame()?;
                 Ok(Some(Parsed::FrameEnd))
             }
-            Some(_) => self.take_record(pool).map(Some),
+            Some(_) => match self.take_record(pool) {
+                Err(InboxError::Pool(PoolError::TooManySegments { .. })) => {
+                    self.join_all(pool)?;
+                    self.take_record(pool).map(Some)
+                }
+                taken => taken.map(Some),
+            },
         }
+    }
+
+    /// Makes bodies nameable that arrived in more pieces than a list can hold.
+    fn join_all(&mut self, pool: &mut Pool) -> Result<(), PoolError> {
+        join_short_segments(&mut self.segments, BUFFER_BYTES_MAX / 2, pool);
+        for unfinished in self.unfinished.iter_mut().flatten() {
+            unfinished.message.body.join_short(BUFFER_BYTES_MAX / 2, pool)?;
+        }
+        Ok(())
     }
 
     /// The bytes of the control record that was reported last.
@@ -127,7 +157,7 @@ impl Inbox {
         &self.scratch
     }
 
-    fn begin_frame(&mut self) -> Result<Option<FrameHeader>, PeerMisbehaved> {
+    fn begin_frame(&mut self, pool: &mut Pool) -> Result<Option<FrameHeader>, PeerMisbehaved> {
         if self.available < FRAME_HEADER_BYTES {
             return Ok(None);
         }
@@ -135,13 +165,24 @@ impl Inbox {
         let Some(bytes) = self.peek(FRAME_HEADER_BYTES).first_chunk() else { return Ok(None) };
         let header = FrameHeader::parse(bytes, &limits)?;
         if self.available < header.frame_bytes() as usize {
+            self.join_waiting(pool);
             return Ok(None);
         }
+        self.join_at_segments = SEGMENTS_BEFORE_JOINING;
         self.consume(FRAME_HEADER_BYTES);
         let budget = FrameBudget::new(&header);
         let padding_bytes = header.padding_bytes() as usize;
         self.frame = Some(OpenFrame { budget, padding_bytes, offset: FRAME_HEADER_BYTES as u32 });
         Ok(Some(header))
+    }
+
+    /// Joins short segments while a frame is awaited and many wait; what the pool has no room for stays as it is.
+    fn join_waiting(&mut self, pool: &mut Pool) {
+        if self.segments.len() >= self.join_at_segments {
+            join_short_segments(&mut self.segments, SHORT_BELOW_BYTES, pool);
+            // Twice as many where joining did not help, so that it stays cheap when it cannot.
+            self.join_at_segments = SEGMENTS_BEFORE_JOINING.max(2 * self.segments.len());
+        }
     }
 
     fn end_frame(&mut self) -> Result<(), PeerMisbehaved> {
@@ -152,12 +193,17 @@ impl Inbox {
     }
 
     fn take_record(&mut self, pool: &mut Pool) -> Result<Parsed, InboxError> {
-        const PEEK_BYTES: usize = 8;
+        const PEEK_BYTES: u32 = 8;
         let limits = self.limits;
         let Some(frame) = &self.frame else { return Ok(Parsed::FrameEnd) };
         let budget = frame.budget;
-        // The header's check left 8 bytes for each record, and the whole frame is there.
-        let first = self.peek(PEEK_BYTES).first_chunk().copied().unwrap_or_default();
+        // The records before may have used up what the header's check left for this one.
+        let left = budget.bytes_left();
+        if left < PEEK_BYTES {
+            return Err(PeerMisbehaved::RecordPastFrame { bytes: PEEK_BYTES.into(), left }.into());
+        }
+        // The whole frame is there.
+        let first = self.peek(PEEK_BYTES as usize).first_chunk().copied().unwrap_or_default();
         let peek = RecordPeek::parse(&first, &limits)?;
         budget.check_head(&peek)?;
         match peek.kind {
@@ -198,7 +244,8 @@ impl Inbox {
         }
         let progress = BodyProgress::new(head.body_bytes.into(), head.total_body_bytes);
         let missing_bytes = head.total_body_bytes - progress.received();
-        self.unfinished[head.lane.index()] = Some(Unfinished { message, progress });
+        self.unfinished[head.lane.index()] =
+            Some(Unfinished { message, progress, join_at_segments: SEGMENTS_BEFORE_JOINING });
         Ok(Parsed::Part { begins: Some(head), missing_bytes })
     }
 
@@ -246,6 +293,7 @@ impl Inbox {
         }
         let mut progress = unfinished.progress;
         let complete = progress.accept(chunk)?;
+        unfinished.join_if_sparse(pool)?;
         unfinished.message.body.append(body, pool)?;
         unfinished.progress = progress;
         Ok(complete)
@@ -340,5 +388,19 @@ impl Inbox {
             rest -= front.len();
             self.segments.pop_front();
         }
+    }
+}
+
+impl Unfinished {
+    /// Joins short segments if there are many and they keep less than a quarter of their buffers alive.
+    fn join_if_sparse(&mut self, pool: &mut Pool) -> Result<(), PoolError> {
+        let body = &mut self.message.body;
+        if body.segment_count() >= self.join_at_segments {
+            if body.held_bytes() > 4 * body.len() {
+                body.join_short(SHORT_BELOW_BYTES, pool)?;
+            }
+            self.join_at_segments = SEGMENTS_BEFORE_JOINING.max(2 * body.segment_count());
+        }
+        Ok(())
     }
 }

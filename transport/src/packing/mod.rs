@@ -20,7 +20,7 @@ mod outbox;
 pub use inbox::{Inbox, InboxError, Parsed};
 pub use outbox::{Announcement, Outbox, OutboxFull, Windows};
 
-use crate::proto::{FRAME_HEADER_BYTES, MESSAGE_HEAD_BYTES, Parameters};
+use crate::proto::{FRAME_HEADER_BYTES, LINE_BYTES, MESSAGE_HEAD_BYTES, Parameters};
 
 /// What packing did, for one direction of one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,8 @@ pub struct PackingStats {
     pub frames: u64,
     /// Bytes of all frames, headers and padding included.
     pub frame_bytes: u64,
-    /// Frames that shared a packet between messages or could have.
+    /// Frames whose messages share a packet or could have, if more had waited: not those of one message that outgrew
+    /// it, of a chunk, or of nothing but control records.
     pub packed_frames: u64,
     /// Bytes of these, without the zeros behind their records.
     pub packed_bytes: u64,
@@ -38,13 +39,13 @@ pub struct PackingStats {
     pub messages: u64,
     /// Messages that outgrew the packet.
     pub outgrew: u64,
-    /// By how many bytes, in total.
+    /// By how many bytes, in total: for each, what a frame with all of it has beyond the packet.
     pub outgrew_bytes: u64,
     /// Chunks of bulk.
     pub chunks: u64,
     /// Bodies that were passed on by reference, in whole or in chunks.
     pub bodies_by_reference: u64,
-    /// Bodies that were copied beside their heads, being shorter than the copy break.
+    /// Bodies that were copied beside their heads, being shorter than the copy break. Empty ones are not counted.
     pub bodies_beside_head: u64,
 }
 
@@ -81,7 +82,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 /// The sizes that packing goes by, the same at both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackingRules {
-    /// What a shared frame aims at.
+    /// What a shared frame aims at: whole lines, at most what was negotiated.
     pub packet_bytes: usize,
     /// The longest part of a body in one record.
     pub chunk_bytes_max: usize,
@@ -94,14 +95,18 @@ pub struct PackingRules {
 impl PackingRules {
     /// The rules that follow from what the handshake settled.
     pub fn new(parameters: &Parameters) -> Self {
-        let (packet, chunk) = (parameters.packet_bytes as usize, parameters.chunk_bytes_max as usize);
-        // What fits into a packet is never split, even where packets are longer than the eager limit.
-        let fits_packet = packet.saturating_sub(FRAME_HEADER_BYTES + MESSAGE_HEAD_BYTES).min(chunk);
+        const HEADS_BYTES: usize = FRAME_HEADER_BYTES + MESSAGE_HEAD_BYTES;
+        let (chunk, eager) = (parameters.chunk_bytes_max as usize, parameters.eager_bytes_max as usize);
+        // What fits into a packet is never split. So the packet that is aimed at ends where one record's body must...
+        let packet = (parameters.packet_bytes as usize).min(HEADS_BYTES + chunk.max(eager));
+        // ...and at a whole line, since the frame is padded to one...
+        let packet = packet - packet % LINE_BYTES;
         Self {
             packet_bytes: packet,
             chunk_bytes_max: chunk,
             head_bytes_max: parameters.head_bytes_max.into(),
-            eager_bytes_max: fits_packet.max(parameters.eager_bytes_max as usize),
+            // ...and bulk begins beyond it, even where packets are longer than the eager limit.
+            eager_bytes_max: eager.max(packet - HEADS_BYTES),
         }
     }
 

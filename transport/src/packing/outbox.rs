@@ -6,19 +6,25 @@ use crate::pool::{
     BUFFER_BYTES_MAX, Body, BufferMut, COPY_BREAK_BYTES, GATHER_SEGMENTS_MAX, GatherList, Pool, PoolError,
 };
 use crate::proto::credit::SendWindow;
-use crate::proto::frame::{FrameHeader, FrameKind, frame_bytes_for};
+use crate::proto::frame::{FrameHeader, FrameKind};
 use crate::proto::record::{ChunkHead, MessageHead, padded_head_bytes};
 use crate::proto::serial::shorten;
-use crate::proto::{CHUNK_HEAD_BYTES, FRAME_HEADER_BYTES, LANES, LINE_BYTES, Lane, record_aligned};
+use crate::proto::{
+    CHUNK_HEAD_BYTES, FRAME_HEADER_BYTES, LANES, LINE_BYTES, Lane, record_aligned, whole_lines,
+};
 use std::collections::VecDeque;
 use thiserror::Error;
 
-/// Entries of the gather list that one frame takes at most. What bulk has more of makes shorter chunks; whoever
-/// queues another message with more joins it first ([`Outbox::takes_as_it_is`]).
+/// Entries of the gather list that one frame takes at most. What bulk has more of makes shorter chunks; any other
+/// body with more is joined first ([`Outbox::takes_as_it_is`]).
 const SEGMENTS_IN_FRAME_MAX: usize = GATHER_SEGMENTS_MAX / 2;
 
 /// Heads are written into buffers of this size, one behind the other.
 const HEAD_BUFFER_BYTES: usize = 16_384;
+
+/// What one frame writes at most into the buffer for heads, whatever the packet's size: its header, heads, short
+/// bodies and all zeros. The header, and the zeros of the last line, come on top.
+const HEADS_IN_FRAME_MAX: usize = BUFFER_BYTES_MAX - FRAME_HEADER_BYTES - LINE_BYTES;
 
 /// One gather list carries at most about this much, so that one connection does not keep the others waiting.
 const BATCH_BYTES_MAX: usize = 256 << 10;
@@ -46,12 +52,12 @@ pub struct Announcement {
 /// A lane's queue is full.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[error(
-    "the send queue holds {messages} messages and {bytes} bytes; the limits are {messages_max} and {bytes_max}"
+    "the lane's send queue holds {messages} messages and {bytes} bytes; the limits are {messages_max} and {bytes_max}"
 )]
 pub struct OutboxFull {
-    /// Messages that wait.
+    /// Messages that wait in the lane.
     pub messages: usize,
-    /// Bytes that wait.
+    /// Their bytes.
     pub bytes: u64,
     /// `send_queue_messages_max`.
     pub messages_max: usize,
@@ -67,8 +73,6 @@ pub struct Outbox {
     rules: PackingRules,
     messages_max: usize,
     bytes_max: u64,
-    waiting_messages: usize,
-    waiting_bytes: u64,
     lanes: [LaneQueue; LANES],
     control: ControlQueue,
     /// Heads are written here; what was handed out as segments stays where it is.
@@ -80,6 +84,8 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct LaneQueue {
     messages: VecDeque<Message>,
+    /// What its messages count against the limit.
+    waiting_bytes: u64,
     next_sequence: u64,
     /// How much of the first message's body has left in chunks; its head has left if this is not zero.
     chunked_bytes: usize,
@@ -103,20 +109,22 @@ struct Plan {
     alone: Option<Lane>,
     /// Bytes of all records so far.
     record_bytes: usize,
+    /// Of these, what is written into the buffer for heads: all but the bodies that go by reference.
+    written_bytes: usize,
     records: usize,
     /// Entries of the gather list so far.
     segments: usize,
 }
 
 impl Outbox {
-    /// An empty outbox that holds up to `messages_max` messages and about `bytes_max` bytes of them.
+    /// An empty outbox that holds up to `messages_max` messages in each lane, and about `bytes_max` bytes of them.
+    ///
+    /// Each lane has the limits to itself: one that is full of bulk must not keep an urgent message out.
     pub fn new(rules: PackingRules, messages_max: usize, bytes_max: u64) -> Self {
         Self {
             rules,
             messages_max,
             bytes_max,
-            waiting_messages: 0,
-            waiting_bytes: 0,
             lanes: Default::default(),
             control: ControlQueue::default(),
             heads: None,
@@ -125,22 +133,32 @@ impl Outbox {
         }
     }
 
-    /// Queues a message in its lane.
+    /// Queues a message in its lane. Its head must fit ([`Outbox::head_fits`]), and its body must be within the
+    /// connection's `message_bytes_max`.
     ///
     /// # Errors
-    /// [`OutboxFull`] with the message, when a limit is reached. One message is always taken, however long.
+    /// [`OutboxFull`] with the message, when its lane has reached a limit. A lane that is empty always takes one,
+    /// however long.
     #[allow(clippy::result_large_err)] // the message goes back to its owner, whole
     pub fn push(&mut self, message: Message) -> Result<(), (OutboxFull, Message)> {
-        if let Err(full) = self.check_room() {
+        if let Err(full) = self.check_room(message.head.lane) {
             return Err((full, message));
         }
-        self.waiting_messages += 1;
-        self.waiting_bytes += message.charged_bytes();
-        self.lanes[message.head.lane.index()].messages.push_back(message);
+        let queue = &mut self.lanes[message.head.lane.index()];
+        queue.waiting_bytes += message.charged_bytes();
+        queue.messages.push_back(message);
         Ok(())
     }
 
-    /// False for a body that is in too many pieces to leave in one frame and too short to leave in chunks.
+    /// False for a message whose head, with its extensions, is longer than this connection allows: a peer would end
+    /// the connection over it. One that arrived on another connection may be, so whoever forwards asks first.
+    pub fn head_fits(&self, message: &Message) -> bool {
+        let extension_bytes = message.extensions.as_ref().map_or(0, |extensions| extensions.len());
+        message.head.head_bytes_needed(extension_bytes) <= self.rules.head_bytes_max
+    }
+
+    /// False for a body that is in too many pieces to leave in one frame and too short to leave in chunks: it will be
+    /// joined, a counted copy, before it leaves.
     pub fn takes_as_it_is(&self, body: &Body) -> bool {
         self.rules.is_bulk(body.len() as u64) || gather_entries(body) <= SEGMENTS_IN_FRAME_MAX
     }
@@ -158,12 +176,12 @@ impl Outbox {
 
     /// Messages that wait, the one that is leaving in chunks included.
     pub fn waiting_messages(&self) -> usize {
-        self.waiting_messages
+        self.lanes.iter().map(|queue| queue.messages.len()).sum()
     }
 
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> u64 {
-        self.waiting_bytes
+        self.lanes.iter().map(|queue| queue.waiting_bytes).sum()
     }
 
     /// The next sequence number of a lane: what the peer can have acknowledged at most.
@@ -193,6 +211,9 @@ impl Outbox {
             if plan.records == 0 {
                 break;
             }
+            if self.join_scattered(&plan, pool)? {
+                continue;
+            }
             self.write(&plan, windows, announcement, pool, gather)?;
             frames += 1;
         }
@@ -217,12 +238,14 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Whether another message would be taken.
+    /// Whether a lane would take another message.
     ///
     /// # Errors
     /// [`OutboxFull`] if not.
-    pub fn check_room(&self) -> Result<(), OutboxFull> {
-        let Self { waiting_messages: messages, waiting_bytes: bytes, messages_max, bytes_max, .. } = *self;
+    pub fn check_room(&self, lane: Lane) -> Result<(), OutboxFull> {
+        let queue = &self.lanes[lane.index()];
+        let (messages, bytes) = (queue.messages.len(), queue.waiting_bytes);
+        let (messages_max, bytes_max) = (self.messages_max, self.bytes_max);
         if messages >= messages_max || (messages > 0 && bytes >= bytes_max) {
             return Err(OutboxFull { messages, bytes, messages_max, bytes_max });
         }
@@ -233,15 +256,27 @@ impl Outbox {
     pub fn clear(&mut self) {
         for lane in &mut self.lanes {
             lane.messages.clear();
-            lane.chunked_bytes = 0;
+            (lane.waiting_bytes, lane.chunked_bytes) = (0, 0);
         }
-        (self.waiting_messages, self.waiting_bytes) = (0, 0);
     }
 
     /// Drops everything that waits.
     pub fn clear_all(&mut self) {
         self.clear();
         self.control = ControlQueue::default();
+    }
+
+    /// Joins the body that is to travel alone if one gather list cannot name its pieces; true if it did.
+    fn join_scattered(&mut self, plan: &Plan, pool: &mut Pool) -> Result<bool, PoolError> {
+        let Some(message) = plan.alone.and_then(|lane| self.lanes[lane.index()].messages.front_mut()) else {
+            return Ok(false);
+        };
+        let leaves_whole = !self.rules.is_bulk(message.body.len() as u64);
+        let scattered = leaves_whole && gather_entries(&message.body) > SEGMENTS_IN_FRAME_MAX;
+        if scattered {
+            message.body.join(pool)?;
+        }
+        Ok(scattered)
     }
 }
 
@@ -265,13 +300,12 @@ impl Outbox {
 
     fn plan_control(&self, plan: &mut Plan) {
         for &length in &self.control.lengths {
-            if plan.records > 0 && FRAME_HEADER_BYTES + plan.record_bytes + length > self.rules.packet_bytes {
+            if plan.records > 0 && !self.has_room(plan, length, length) {
                 break;
             }
             plan.control_records += 1;
             plan.control_bytes += length;
-            plan.record_bytes += length;
-            plan.records += 1;
+            plan.add(length, length);
         }
     }
 
@@ -290,26 +324,27 @@ impl Outbox {
                 return !allowed;
             }
             let bytes = self.record_bytes(message, FRAME_HEADER_BYTES + plan.record_bytes);
+            let written = if leaves_by_reference(&message.body) { bytes - message.body.len() } else { bytes };
             let segments = plan.segments + gather_entries(&message.body);
-            let fits = FRAME_HEADER_BYTES + plan.record_bytes + bytes <= self.rules.packet_bytes
-                && segments <= SEGMENTS_IN_FRAME_MAX;
-            if !fits && plan.records > 0 {
-                return false;
-            }
+            let fits = self.has_room(plan, bytes, written) && segments <= SEGMENTS_IN_FRAME_MAX;
             if !fits {
-                plan.alone = Some(lane);
-                plan.records = 1;
+                if plan.records == 0 {
+                    plan.alone = Some(lane);
+                    plan.records = 1;
+                }
                 return false;
             }
             plan.shared[lane.index()] = index + 1;
-            plan.record_bytes += bytes;
             plan.segments = segments;
-            plan.records += 1;
-            if plan.records == usize::from(u16::MAX) {
-                return false;
-            }
+            plan.add(bytes, written);
         }
         true
+    }
+
+    /// Whether a planned frame has room for a record of so many bytes, of which `written` go into the buffer for heads.
+    fn has_room(&self, plan: &Plan, bytes: usize, written: usize) -> bool {
+        FRAME_HEADER_BYTES + plan.record_bytes + bytes <= self.rules.packet_bytes
+            && plan.written_bytes + written <= HEADS_IN_FRAME_MAX
     }
 
     /// Bytes of a whole message's record that begins at `offset` of its frame.
@@ -355,7 +390,7 @@ impl Outbox {
         pool: &mut Pool,
         gather: &mut GatherList,
     ) -> Result<(), PoolError> {
-        let mut heads = self.take_heads(frame_bytes_for(plan.record_bytes as u32) as usize, pool)?;
+        let mut heads = self.take_heads(FRAME_HEADER_BYTES + plan.written_bytes + LINE_BYTES, pool)?;
         let data = plan.records > plan.control_records;
         let kind = if data { FrameKind::Data } else { FrameKind::Control };
         let header = self.header(kind, plan.records, plan.record_bytes, windows, announcement);
@@ -369,8 +404,10 @@ impl Outbox {
                 offset += self.write_whole(&message, lane, offset, &mut heads, gather);
             }
         }
-        self.stats.packed_frames += 1;
-        self.stats.packed_bytes += offset as u64;
+        if data {
+            self.stats.packed_frames += 1;
+            self.stats.packed_bytes += offset as u64;
+        }
         self.finish_frame(&header, heads, gather);
         Ok(())
     }
@@ -391,7 +428,7 @@ impl Outbox {
         heads.put_slice(&header.encode());
         if let Some(message) = self.take_first(lane) {
             self.write_whole(&message, lane, FRAME_HEADER_BYTES, &mut heads, gather);
-            self.count_outgrown(FRAME_HEADER_BYTES + record_bytes);
+            self.count_outgrown(record_bytes);
         }
         self.finish_frame(&header, heads, gather);
         Ok(())
@@ -415,11 +452,11 @@ impl Outbox {
         };
         write_message_head(&head, message, head_bytes, heads);
         let body_bytes = message.body.len();
-        if body_bytes < COPY_BREAK_BYTES {
+        if !leaves_by_reference(&message.body) {
             for segment in message.body.segments() {
                 heads.put_slice(segment);
             }
-            self.stats.bodies_beside_head += 1;
+            self.stats.bodies_beside_head += u64::from(body_bytes > 0);
         } else {
             gather.push(heads.split());
             message.body.segments().for_each(|segment| gather.push(segment.clone()));
@@ -476,19 +513,19 @@ impl Outbox {
         self.stats.chunks += 1;
         self.lanes[lane.index()].chunked_bytes = from + body_bytes;
         if from + body_bytes == total {
-            self.finish_bulk(lane, total);
+            self.finish_bulk(lane);
         }
         self.finish_frame(&header, heads, gather);
         Ok(())
     }
 
-    fn finish_bulk(&mut self, lane: Lane, body_bytes: usize) {
+    fn finish_bulk(&mut self, lane: Lane) {
         self.lanes[lane.index()].chunked_bytes = 0;
-        drop(self.take_first(lane));
+        let Some(message) = self.take_first(lane) else { return };
         self.take_sequence(lane);
         self.stats.messages += 1;
         self.stats.bodies_by_reference += 1;
-        self.count_outgrown(body_bytes);
+        self.count_outgrown(self.record_bytes(&message, FRAME_HEADER_BYTES));
     }
 
     /// Zeros up to a whole line, and the rest of the frame into the gather list.
@@ -536,9 +573,9 @@ impl Outbox {
     }
 
     fn take_first(&mut self, lane: Lane) -> Option<Message> {
-        let message = self.lanes[lane.index()].messages.pop_front()?;
-        self.waiting_messages -= 1;
-        self.waiting_bytes -= message.charged_bytes();
+        let queue = &mut self.lanes[lane.index()];
+        let message = queue.messages.pop_front()?;
+        queue.waiting_bytes -= message.charged_bytes();
         Some(message)
     }
 
@@ -548,9 +585,19 @@ impl Outbox {
         queue.next_sequence - 1
     }
 
-    fn count_outgrown(&mut self, frame_bytes: usize) {
+    /// Counts a message that did not share a packet, by the frame that it would fill alone and whole.
+    fn count_outgrown(&mut self, record_bytes: usize) {
+        let frame_bytes = whole_lines(FRAME_HEADER_BYTES + record_bytes);
         self.stats.outgrew += 1;
         self.stats.outgrew_bytes += frame_bytes.saturating_sub(self.rules.packet_bytes) as u64;
+    }
+}
+
+impl Plan {
+    fn add(&mut self, record_bytes: usize, written_bytes: usize) {
+        self.record_bytes += record_bytes;
+        self.written_bytes += written_bytes;
+        self.records += 1;
     }
 }
 
@@ -564,7 +611,12 @@ impl ControlQueue {
 
 /// Entries of the gather list that a whole body takes, its head included; none if it is copied beside its head.
 fn gather_entries(body: &Body) -> usize {
-    if body.len() < COPY_BREAK_BYTES { 0 } else { body.segment_count() + 1 }
+    if leaves_by_reference(body) { body.segment_count() + 1 } else { 0 }
+}
+
+/// Whether a whole body is named in the gather list, rather than copied beside its head.
+fn leaves_by_reference(body: &Body) -> bool {
+    body.len() >= COPY_BREAK_BYTES
 }
 
 fn write_message_head(head: &MessageHead, message: &Message, head_bytes: usize, heads: &mut BufferMut) {

@@ -1,9 +1,10 @@
 //! A message's body: a short list of segments.
 
 use super::segment::{BufferMut, Segment};
-use super::{BUFFER_BYTES_MAX, Pool, PoolError};
+use super::{BUFFER_BYTES_MAX, BUFFER_CLASSES, Pool, PoolError};
 use arrayvec::ArrayVec;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::fmt;
 use std::mem::size_of;
 
@@ -105,14 +106,18 @@ impl Body {
 
     /// The segments that make up `bytes` bytes from `from` on; fewer if the body ends before.
     pub fn slices(&self, from: usize, bytes: usize) -> impl Iterator<Item = Segment> {
-        let (mut skip, mut rest) = (from, bytes);
+        let end = from.saturating_add(bytes);
+        let mut next = 0;
+        // What lies before `from` is stepped over without touching its counter: a long body is sliced once a chunk.
         self.segments()
-            .map_while(move |segment| {
-                let start = skip.min(segment.len());
-                let end = segment.len().min(start + rest);
-                (skip, rest) = (skip - start, rest - (end - start));
-                (rest > 0 || end > start).then(|| segment.slice(start..end))
+            .map(move |segment| {
+                let at = next;
+                next += segment.len();
+                (at, segment)
             })
+            .skip_while(move |&(at, segment)| at + segment.len() <= from)
+            .take_while(move |&(at, _)| at < end)
+            .map(move |(at, segment)| segment.slice(from.saturating_sub(at)..segment.len().min(end - at)))
             .filter(|segment| !segment.is_empty())
     }
 
@@ -172,12 +177,14 @@ impl Body {
 
     /// Copies the bytes into buffers that fit if they keep less than a quarter of theirs alive; true if it did.
     ///
-    /// Call it for a body that is going to be held for long. The copy is counted, and as a compaction too.
+    /// Call it for a body that is going to be held for long. The copy is counted, and as a compaction too. Nothing is
+    /// copied where that would free nothing, as with a few bytes in a buffer of the smallest size.
     ///
     /// # Errors
     /// As [`Pool::copy_body`]; the body stays as it was.
     pub fn compact(&mut self, pool: &mut Pool) -> Result<bool, PoolError> {
-        if self.bytes * 4 >= self.held_bytes() {
+        let held_bytes = self.held_bytes();
+        if self.bytes * 4 >= held_bytes || held_bytes <= buffer_bytes_for(self.bytes) {
             return Ok(false);
         }
         self.join(pool)?;
@@ -203,6 +210,78 @@ impl Body {
         pool.count_copy(self.bytes);
         *self = joined;
         Ok(())
+    }
+
+    /// Joins its short segments, as [`join_short_segments`] does. Allocates from the heap meanwhile.
+    ///
+    /// # Errors
+    /// As [`Body::push`]; the body stays as it was.
+    pub(crate) fn join_short(&mut self, short_below_bytes: usize, pool: &mut Pool) -> Result<(), PoolError> {
+        let mut segments: VecDeque<Segment> = self.segments().cloned().collect();
+        join_short_segments(&mut segments, short_below_bytes, pool);
+        let mut joined = Body::new();
+        for segment in segments {
+            joined.push(segment, pool)?;
+        }
+        *self = joined;
+        Ok(())
+    }
+}
+
+/// What the buffers of a joined body hold.
+fn buffer_bytes_for(bytes: usize) -> usize {
+    let rest = bytes % BUFFER_BYTES_MAX;
+    let last =
+        BUFFER_CLASSES.into_iter().find(|&class_bytes| rest <= class_bytes).unwrap_or(BUFFER_BYTES_MAX);
+    bytes - rest + if rest == 0 { 0 } else { last }
+}
+
+/// Copies neighbours that are shorter than `short_below_bytes` into common buffers, so that few short segments are
+/// left; the copies are counted. Longer ones, and ones without a short neighbour, stay as they are, and so do those for
+/// which the pool has no buffer now.
+///
+/// For what somebody else has cut up, and what would otherwise name too many segments or keep too much memory alive.
+pub(crate) fn join_short_segments(
+    segments: &mut VecDeque<Segment>,
+    short_below_bytes: usize,
+    pool: &mut Pool,
+) {
+    let is_short = |segment: &&Segment| segment.len() < short_below_bytes.min(BUFFER_BYTES_MAX);
+    let mut left = segments.len();
+    while left > 0 {
+        let run = segments.iter().take(left).take_while(is_short).count();
+        if run > 1 {
+            join_front(segments, run, pool);
+        } else {
+            segments.rotate_left(1);
+        }
+        left -= run.max(1);
+    }
+}
+
+/// Moves the first `count` segments to the back, joined.
+fn join_front(segments: &mut VecDeque<Segment>, count: usize, pool: &mut Pool) {
+    let mut unread: usize = segments.iter().take(count).map(|segment| segment.len()).sum();
+    let mut target: Option<BufferMut> = None;
+    let mut copied_bytes = 0;
+    let mut pool_gives = true;
+    for _ in 0..count {
+        let Some(segment) = segments.pop_front() else { break };
+        if pool_gives && target.as_ref().is_none_or(|buffer| buffer.spare() < segment.len()) {
+            segments.extend(target.as_mut().map(BufferMut::split));
+            target = pool.buffer(unread.min(BUFFER_BYTES_MAX)).ok();
+            pool_gives = target.is_some();
+        }
+        unread -= segment.len();
+        match &mut target {
+            Some(buffer) => copied_bytes += buffer.put_slice(&segment),
+            None => segments.push_back(segment),
+        }
+    }
+    segments.extend(target.as_mut().map(BufferMut::split));
+    if copied_bytes > 0 {
+        pool.count_copy(copied_bytes);
+        pool.count_compaction();
     }
 }
 

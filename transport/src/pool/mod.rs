@@ -17,6 +17,7 @@ mod gather;
 mod segment;
 mod slab;
 
+pub(crate) use body::join_short_segments;
 pub use body::{Body, BodyReader, SEGMENTS_MAX};
 pub use gather::{GATHER_SEGMENTS_MAX, GatherList};
 pub use segment::{BufferMut, Segment};
@@ -200,6 +201,11 @@ impl Pool {
             .iter()
             .position(|&class_bytes| bytes <= class_bytes)
             .ok_or(PoolError::TooLarge { asked_bytes: bytes, largest_bytes: BUFFER_BYTES_MAX })?;
+        // The buffer that came back last is the one whose bytes are still in the cache, so it goes out first: going
+        // round all buffers of a slab instead makes every copy into one of them miss.
+        if self.shared().returned.has_some() {
+            self.reclaim();
+        }
         let header = match self.free[class].pop() {
             Some(header) => header,
             None => self.refill(class)?,
@@ -241,7 +247,7 @@ impl Pool {
     }
 
     /// Takes back the buffers that were let go since the last time, on whatever thread. [`Pool::buffer`] does this by
-    /// itself when it runs short; call it to learn the present [`PoolStats::buffers_out`].
+    /// itself; call it to learn the present [`PoolStats::buffers_out`].
     pub fn reclaim(&mut self) {
         let taken = self.shared().returned.take_all();
         for header in taken {

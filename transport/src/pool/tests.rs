@@ -150,3 +150,71 @@ fn slabs_that_cannot_hold_whole_buffers_are_refused() {
         assert_eq!(refused, PoolError::SlabBytes { slab_bytes });
     }
 }
+
+#[test]
+fn a_few_bytes_are_not_compacted_again_and_again() {
+    let mut pool = pool(16 * BUFFER_BYTES_MAX);
+    let whole = pool.copy_body(&numbered(65_536)).unwrap();
+    for (bytes, held_bytes) in [(1, 256), (63, 256), (257, 1024), (1025, 4096)] {
+        let mut body = Body::new();
+        body.push(whole.segments().next().unwrap().slice(0..bytes), &mut pool).unwrap();
+        assert!(body.compact(&mut pool).unwrap());
+        assert_eq!(body.held_bytes(), held_bytes);
+        assert!(!body.compact(&mut pool).unwrap(), "{bytes} bytes need {held_bytes}");
+    }
+}
+
+#[test]
+fn slices_are_what_lies_between_two_places_whatever_the_pieces() {
+    let mut pool = pool(16 * BUFFER_BYTES_MAX);
+    let bytes = numbered(100);
+    for piece_bytes in [1, 7, 30, 100] {
+        let mut body = Body::new();
+        for piece in bytes.chunks(piece_bytes) {
+            body.append(&pool.copy_body(piece).unwrap(), &mut pool).unwrap();
+        }
+        for from in 0..=110_usize {
+            for count in [0, 1, 6, 50, 100, usize::MAX] {
+                let end = from.saturating_add(count).min(100);
+                let expected = bytes.get(from..end).unwrap_or_default();
+                let slices: Vec<_> = body.slices(from, count).collect();
+                assert_eq!(slices.iter().map(|slice| &**slice).collect::<Vec<_>>().concat(), expected);
+                assert!(slices.iter().all(|slice| !slice.is_empty()));
+                let named = body.bytes_in(from, count, 3);
+                assert_eq!(named, slices.iter().take(3).map(|slice| slice.len()).sum::<usize>());
+            }
+        }
+    }
+}
+
+#[test]
+fn short_segments_are_joined_in_order_as_far_as_the_pool_has_room() {
+    let mut pool = pool(3 * BUFFER_BYTES_MAX);
+    let bytes = numbered(9_000);
+    let mut body = Body::new();
+    // Runs of five short ones between long ones, and a short one that has no neighbour.
+    let mut rest = &*bytes;
+    for piece_bytes in [3, 4, 5, 6, 7, 4_000, 1, 4_000, 8, 9, 10] {
+        let (piece, behind) = rest.split_at(piece_bytes);
+        let mut buffer = pool.buffer(piece_bytes).unwrap();
+        buffer.put_slice(piece);
+        body.push(buffer.split(), &mut pool).unwrap();
+        rest = behind;
+    }
+    let expected = &bytes[..body.len()];
+    let copied = pool.stats().body_copied_bytes;
+    let held: Vec<_> = std::iter::from_fn(|| pool.buffer(256).ok()).collect();
+    assert!(body.join_short(4_000, &mut pool).is_err(), "no buffer for the list");
+    assert!(body == *expected && body.segment_count() == 11, "it stays as it was");
+    let mut segments = body.segments().cloned().collect();
+    join_short_segments(&mut segments, 4_000, &mut pool);
+    assert_eq!(segments.len(), 11, "no buffer to join into");
+    assert_eq!(segments.iter().map(|segment| &**segment).collect::<Vec<_>>().concat(), expected);
+    drop(segments);
+    drop(held);
+    body.join_short(4_000, &mut pool).unwrap();
+    assert!(body == *expected);
+    let lengths: Vec<_> = body.segments().map(|segment| segment.len()).collect();
+    assert_eq!(lengths, [25, 4_000, 1, 4_000, 27]);
+    assert_eq!(pool.stats().body_copied_bytes - copied, 25 + 27);
+}

@@ -46,6 +46,8 @@ pub enum PeerMisbehaved {
     FrameTooLong { frame_bytes: u32, limit: u32 },
     #[error("a frame of {frame_bytes} bytes is not whole lines of 64")]
     FrameNotWholeLines { frame_bytes: u32 },
+    #[error("a frame says it has {frame_bytes} bytes, but {found} are there")]
+    FrameLength { frame_bytes: u32, found: u32 },
     #[error("frame kind {kind} is unknown (1 data, 2 control)")]
     FrameKindUnknown { kind: u8 },
     #[error("lane {lane} is unknown (0 to 2)")]

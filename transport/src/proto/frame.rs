@@ -34,7 +34,7 @@ pub struct FrameHeader {
     pub frame_number_low: u32,
     /// The peer may send frames numbered below this.
     pub frame_limit_low: u32,
-    /// The peer may have sent so many chunks of bulk.
+    /// The peer may have sent so many chunks of bulk, records that chunks follow included.
     pub chunk_limit_low: u32,
     /// Bytes of records behind the header, each padded to a multiple of 8.
     pub record_bytes: u32,
@@ -210,6 +210,7 @@ impl FrameBudget {
 /// every record and of the frame is zero.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
+    /// The frame up to the end of its records.
     frame: &'a [u8],
     at: usize,
     budget: FrameBudget,
@@ -220,20 +221,22 @@ impl<'a> Records<'a> {
     /// Reads the header; `frame` is the whole frame and nothing else.
     ///
     /// # Errors
-    /// Those of [`FrameHeader::parse`]; [`PeerMisbehaved::FrameTooShort`] if `frame` ends before the
-    /// length that its header states, [`PeerMisbehaved::PaddingNotZero`] if its end is not zero.
+    /// Those of [`FrameHeader::parse`]; [`PeerMisbehaved::FrameLength`] if `frame` is not as long as
+    /// its header states; [`PeerMisbehaved::PaddingNotZero`] if its end is not zero.
     pub fn parse(frame: &'a [u8], limits: &Limits) -> Result<(FrameHeader, Self), PeerMisbehaved> {
-        let too_short = PeerMisbehaved::FrameTooShort { frame_bytes: frame.len() as u32 };
-        let header = FrameHeader::parse(frame.first_chunk().ok_or(too_short)?, limits)?;
-        let frame = frame.get(..header.frame_bytes() as usize).ok_or(too_short)?;
+        let found = frame.len() as u32;
+        let first = frame.first_chunk().ok_or(PeerMisbehaved::FrameTooShort { frame_bytes: found })?;
+        let header = FrameHeader::parse(first, limits)?;
+        if header.frame_bytes() as usize != frame.len() {
+            return Err(PeerMisbehaved::FrameLength { frame_bytes: header.frame_bytes(), found });
+        }
         let records_end = FRAME_HEADER_BYTES + header.record_bytes as usize;
         check_zero(&frame[records_end..], records_end)?;
         let budget = FrameBudget::new(&header);
-        Ok((header, Self { frame, at: FRAME_HEADER_BYTES, budget, limits: *limits }))
+        Ok((header, Self { frame: &frame[..records_end], at: FRAME_HEADER_BYTES, budget, limits: *limits }))
     }
 
     fn read(&mut self) -> Result<(Record<'a>, &'a [u8]), PeerMisbehaved> {
-        // A record is left, so at least the 8 bytes that the header's check reserves for it.
         let rest = &self.frame[self.at..];
         let past = PeerMisbehaved::RecordPastFrame { bytes: 8, left: self.budget.bytes };
         let peek = RecordPeek::parse(rest.first_chunk().ok_or(past)?, &self.limits)?;

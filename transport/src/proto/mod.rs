@@ -71,7 +71,7 @@ pub const RECORD_ALIGN_BYTES: usize = 8;
 pub const LANES: usize = 3;
 
 /// The chunk limit that each end holds before the first frame arrives, and the most chunks of bulk
-/// that are ever unacknowledged: an urgent message waits behind two of them at worst.
+/// that are ever unacknowledged (a message record whose body goes on counts as one): an urgent message waits behind two of them at worst.
 pub const CHUNKS_IN_FLIGHT_MAX: u64 = 2;
 
 /// Rounds up to whole lines.

@@ -7,23 +7,19 @@
 //!
 //! It must never know what the things are that it counts, queues or wakes.
 
-#[cfg_attr(any(not(test), loom), expect(dead_code, reason = "the driver and rpc are wired to it next"))]
 mod call_slots;
 #[cfg(not(loom))]
 mod cell;
 mod ready_set;
 mod reference_count;
 mod return_stack;
-#[cfg_attr(any(not(test), loom), expect(dead_code, reason = "the driver is wired to it next"))]
 mod submissions;
 mod wakeup;
 
-#[expect(unused_imports, reason = "the driver and rpc are wired to it next")]
-pub(crate) use call_slots::{CallSlots, CallsMaxInvalid, Correlation, SlotTicket, SlotsFull};
+pub(crate) use call_slots::{CallSlots, Correlation, SlotTicket};
 pub(crate) use ready_set::ReadySet;
 pub(crate) use reference_count::ReferenceCount;
 pub(crate) use return_stack::{Linked, ReturnStack};
-#[expect(unused_imports, reason = "the driver is wired to it next")]
 pub(crate) use submissions::{Submissions, SubmitRefused, Submitter};
 pub(crate) use wakeup::SleepFlag;
 pub use wakeup::Wakeup;

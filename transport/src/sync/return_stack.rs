@@ -49,6 +49,12 @@ impl<N: Linked> ReturnStack<N> {
         }
     }
 
+    /// True when a `take_all` would find something; a hint, as another thread may push right after.
+    #[inline]
+    pub(crate) fn has_some(&self) -> bool {
+        !self.head.load(Ordering::Relaxed).is_null()
+    }
+
     /// Takes all nodes off, the newest first. Only the owner calls this.
     #[inline]
     pub(crate) fn take_all(&self) -> Taken<N> {

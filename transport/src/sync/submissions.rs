@@ -131,6 +131,7 @@ impl<T> fmt::Debug for SubmitRefused<T> {
     }
 }
 
+#[cfg(test)]
 impl<T> SubmitRefused<T> {
     /// The item.
     pub(crate) fn into_item(self) -> T {
@@ -285,10 +286,13 @@ mod models {
         })
     }
 
-    /// Two producers race with the closing consumer: each has its item back, or the drain finds it.
+    /// Two producers race with the closing consumer: each has its item back, or the drain finds it. Bounded to three
+    /// preemptions, which takes a second.
     #[test]
     fn loom_no_item_is_stranded_by_closing() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let ring = Arc::new(Ring::new(2));
             let mut submissions = Submissions { ring: ring.clone(), head: 0 };
             let producers = push_two_threads(&ring);
@@ -323,10 +327,13 @@ mod models {
     }
 
     /// A consumer that sleeps between the items: the push that it cannot see yet wakes it. A lost wakeup leaves it
-    /// asleep for ever, which loom reports as a deadlock.
+    /// asleep for ever, which loom reports as a deadlock. Three preemptions are enough to lose one, and all that can
+    /// be tried in seconds.
     #[test]
     fn loom_a_push_ends_the_sleep() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let shared = Arc::new((SleepFlag::new(), Notify::new()));
             let ring = Arc::new(Ring::new(2));
             let mut submissions = Submissions { ring: ring.clone(), head: 0 };

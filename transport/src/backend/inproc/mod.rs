@@ -7,7 +7,7 @@
 //!
 //! What it promises beyond the contract of all wires:
 //!
-//! - [`WireEvent::Sent`](super::WireEvent::Sent) means that the last segment has entered the peer's ring: this end
+//! - [`WireEvent::Sent`] means that the last segment has entered the peer's ring: this end
 //!   needs the gather list no more. The peer may not have looked at it yet, so the buffers may still be out.
 //! - A send that does not fit into the ring stays in flight and goes on as the peer empties it, which wakes this end.
 //!   A peer that never polls holds at most [`RING_SEGMENTS`] segments, and the rest of one send.

@@ -47,7 +47,7 @@ pub(super) fn resolve_peer(text: &str) -> Result<Vec<SocketAddr>, BadAddress> {
 pub(super) struct BadAddress(String);
 
 impl BadAddress {
-    pub(super) fn to_listen(self, address: &str) -> ListenError {
+    pub(super) fn into_listen(self, address: &str) -> ListenError {
         ListenError::Address {
             address: address.into(),
             wire: WireKind::Tcp,
@@ -56,7 +56,7 @@ impl BadAddress {
         }
     }
 
-    pub(super) fn to_connect(self, address: &str) -> ConnectError {
+    pub(super) fn into_connect(self, address: &str) -> ConnectError {
         ConnectError::Address {
             address: address.into(),
             wire: WireKind::Tcp,

@@ -7,7 +7,8 @@
 //! table of channels, and the list of what a channel is sending.
 //!
 //! What it promises beyond the contract of all wires: a received byte is copied once, by the kernel, into a pool
-//! buffer; a sent byte once, by the kernel, out of one. After a channel has come up, its data path allocates nothing.
+//! buffer; a sent byte once, by the kernel, out of one. Once its lists have grown to what
+//! the load needs, the data path allocates nothing; a channel's send list, 8 KiB, is allocated when it comes up.
 //!
 //! What it must never know: what a frame or a message is, and what time it is.
 
@@ -37,6 +38,11 @@ use std::time::Duration;
 ///
 /// It stays on the thread that opened it (it is not [`Send`]): the kernel accepts an `io_uring` that was set up for
 /// the cheapest completion only from the thread that made it.
+///
+/// ```compile_fail
+/// fn moves_to_another_thread<T: Send>() {}
+/// moves_to_another_thread::<underlay::backend::tcp::TcpWire>();
+/// ```
 ///
 /// Addresses have the form `host:port`, with an IPv6 address in brackets. A host name is looked up by the system's
 /// resolver, which may block for seconds; an IP address never blocks. If a name has several addresses, they are tried
@@ -147,5 +153,53 @@ impl WaitPoint for TcpWire {
 
     fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         engine!(self, engine => engine.sleep(timeout))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::backend::ChannelEnd;
+    use crate::pool::PoolConfig;
+    use std::net::{SocketAddr, TcpListener};
+
+    fn local(listener: &TcpListener) -> SocketAddr {
+        listener.local_addr().unwrap()
+    }
+
+    /// What comes of connecting to any of `addresses`.
+    fn outcome(engine: EngineChoice, addresses: Vec<SocketAddr>) -> Option<WireEvent> {
+        let mut pool = Pool::new(PoolConfig::edge()).unwrap();
+        let mut wire = match TcpWire::open(TcpConfig { engine, ..TcpConfig::default() }, &mut pool) {
+            Err(OpenError::IoUring { reason }) => {
+                eprintln!("skipped: {reason}");
+                return None;
+            }
+            outcome => outcome.unwrap(),
+        };
+        engine!(wire, engine => engine.connect_to_any(addresses)).unwrap();
+        let mut events = Vec::new();
+        while events.is_empty() {
+            wire.sleep(None).unwrap();
+            wire.poll(&mut pool, &mut events).unwrap();
+        }
+        events.pop()
+    }
+
+    #[test]
+    fn addresses_are_tried_in_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refusing = local(&TcpListener::bind("127.0.0.1:0").unwrap());
+        for engine in [EngineChoice::IoUring, EngineChoice::Epoll] {
+            if let Some(event) = outcome(engine, vec![refusing, refusing, local(&listener)]) {
+                assert!(matches!(event, WireEvent::Connected { .. }), "{event:?}");
+            }
+            if let Some(event) = outcome(engine, vec![refusing, refusing]) {
+                let WireEvent::Closed { reason: ChannelEnd::ConnectFailed(error), .. } = event else {
+                    panic!("{event:?}");
+                };
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            }
+        }
     }
 }

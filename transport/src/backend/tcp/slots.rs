@@ -80,10 +80,12 @@ mod tests {
         let first = slots.insert('a');
         let second = slots.insert('b');
         assert_eq!(slots.remove(first), Some('a'));
-        assert_eq!((slots.at(first), slots.remove(first)), (None, None));
+        assert_eq!(slots.at(first), None);
+        assert_eq!(slots.remove(first), None);
         let third = slots.insert('c');
         assert_eq!(third, Channel { slot: first.slot, generation: first.generation + 1 });
-        assert_eq!((slots.at(first), slots.at(third)), (None, Some(&mut 'c')));
+        assert_eq!(slots.at(first), None);
+        assert_eq!(slots.at(third), Some(&mut 'c'));
         assert_eq!((slots.len(), slots.names()), (2, vec![third, second]));
         assert_eq!(slots.at(Channel { slot: 9, generation: 0 }), None);
     }

@@ -40,6 +40,18 @@ pub mod hello_kind {
     pub const PROCESS_NAME: u16 = 3;
 }
 
+/// The kinds of wires, as offers name them.
+pub mod wire_kind {
+    /// TCP.
+    pub const TCP: u16 = 1;
+    /// RDMA.
+    pub const RDMA: u16 = 2;
+    /// Shared memory.
+    pub const SHM: u16 = 3;
+    /// Rings within one process.
+    pub const INPROC: u16 = 4;
+}
+
 /// Where extensions stand, which decides what their types mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtensionScope {

@@ -131,26 +131,28 @@ impl<'a> ExtensionWriter<'a> {
             let previous = self.previous;
             return Err(EncodeError::Extension(PeerMisbehaved::ExtensionOrder { kind, previous }));
         }
-        let mut body = Body { out: &mut self.out[self.written..], end: 0 };
+        let start = self.written;
+        let mut body = Body { out: self.out, end: start };
         body.push(&tag.to_le_bytes())?;
         body.push(&[0; 2])?;
         fill(&mut body, kind)?;
         let value_end = body.end;
-        let value_bytes =
-            u16::try_from(value_end - HEAD_BYTES).map_err(|_| too_long(kind, value_end - HEAD_BYTES))?;
+        let length = value_end - start - HEAD_BYTES;
+        let value_bytes = u16::try_from(length).map_err(|_| too_long(kind, length))?;
         body.push(&[0; 7][..record_aligned(value_end) - value_end])?;
-        let Body { out, end } = body;
-        out[2..HEAD_BYTES].copy_from_slice(&value_bytes.to_le_bytes());
+        let end = body.end;
+        self.out[start + 2..start + HEAD_BYTES].copy_from_slice(&value_bytes.to_le_bytes());
         // The mark is for the peer: what this end does not know it may still write.
-        let extension = Extension { kind, must_understand: false, value: &out[HEAD_BYTES..value_end] };
+        let value = &self.out[start + HEAD_BYTES..value_end];
+        let extension = Extension { kind, must_understand: false, value };
         value::check(self.scope, &extension).map_err(EncodeError::Extension)?;
-        self.written += end;
+        self.written = end;
         self.previous = kind;
         Ok(self)
     }
 }
 
-/// The entry that is being written.
+/// The place, and how far it is written with the entry that is being added.
 struct Body<'a> {
     out: &'a mut [u8],
     end: usize,

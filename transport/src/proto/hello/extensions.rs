@@ -2,17 +2,21 @@
 
 use super::{FIXED_BYTES, HELLO_BYTES_MAX};
 use crate::proto::extension::{
-    ExtensionScope, ExtensionWriter, Extensions, WireOffer, WireOffers, hello_kind, process_name,
+    Extension, ExtensionScope, ExtensionWriter, Extensions, WireOffer, WireOffers, hello_kind, process_name,
 };
 use crate::proto::{EncodeError, PeerMisbehaved};
 
-/// A way of protecting a connection. Version 1 knows none but [`SecurityKind::NONE`].
+/// A way of protecting a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SecurityKind(pub u16);
 
 impl SecurityKind {
     /// No protection: frames travel as they are.
     pub const NONE: Self = Self(0);
+
+    /// Frames sealed one by one. Reserved: version 1 has the number, so that an end can offer it and
+    /// be understood, and no implementation yet.
+    pub const SEALED_FRAMES: Self = Self(1);
 }
 
 /// The extensions of a hello as they are on the wire, checked.
@@ -33,21 +37,42 @@ impl HelloExtensions {
         wires: &[WireOffer<'_>],
         name: Option<&str>,
     ) -> Result<Self, EncodeError> {
+        Self::write(|writer| {
+            if !securities.is_empty() {
+                writer.securities(securities)?;
+            }
+            if !wires.is_empty() {
+                writer.wires(wires)?;
+            }
+            if let Some(name) = name {
+                writer.process_name(name)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// These, and one more of a type behind all of them.
+    ///
+    /// # Errors
+    /// As [`HelloExtensions::new`], and [`EncodeError::Extension`] if its type comes too early.
+    pub fn with(&self, extension: &Extension<'_>) -> Result<Self, EncodeError> {
+        Self::write(|writer| {
+            for earlier in self.all() {
+                writer.extension(&earlier)?;
+            }
+            writer.extension(extension).map(drop)
+        })
+    }
+
+    fn write(
+        fill: impl FnOnce(&mut ExtensionWriter<'_>) -> Result<(), EncodeError>,
+    ) -> Result<Self, EncodeError> {
         let mut entries = vec![0; HELLO_BYTES_MAX - FIXED_BYTES];
         let mut writer = ExtensionWriter::of_hello(&mut entries);
-        let too_long = |error| match error {
+        fill(&mut writer).map_err(|error| match error {
             EncodeError::NoRoom { needed, .. } => EncodeError::HelloTooLong { bytes: FIXED_BYTES + needed },
             other => other,
-        };
-        if !securities.is_empty() {
-            writer.securities(securities).map_err(too_long)?;
-        }
-        if !wires.is_empty() {
-            writer.wires(wires).map_err(too_long)?;
-        }
-        if let Some(name) = name {
-            writer.process_name(name).map_err(too_long)?;
-        }
+        })?;
         let written = writer.written();
         entries.truncate(written);
         Ok(Self { entries })

@@ -62,6 +62,12 @@ impl Correlation {
         }
     }
 
+    /// The place in its table.
+    #[inline]
+    pub(crate) const fn slot(self) -> usize {
+        self.slot as usize
+    }
+
     /// Which of a process's tables it belongs to.
     #[inline]
     pub(crate) const fn shard(self) -> u8 {

@@ -160,7 +160,8 @@ mod tests {
                 .receive(self.reader.as_raw_fd(), channel, residue, is_wide, |segment| segments.push(segment))
                 .unwrap();
             assert_eq!(count, segments.iter().map(|segment| segment.len()).sum());
-            assert_eq!(segments.concat(), bytes[..count]);
+            let came: Vec<u8> = segments.iter().flat_map(|segment| segment.iter().copied()).collect();
+            assert_eq!(came, bytes[..count]);
             self.stock.replenish(&mut self.pool);
             segments
         }

@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 impl UringEngine {
     pub(super) fn start_listening(&mut self, text: &str) -> Result<Listening, ListenError> {
-        let addresses = address::resolve(text).map_err(|bad| bad.to_listen(text))?;
+        let addresses = address::resolve(text).map_err(|bad| bad.into_listen(text))?;
         self.try_listen(&addresses).map_err(|error| socket::listen_error(text, error))
     }
 
@@ -133,12 +133,15 @@ impl UringEngine {
     }
 
     pub(super) fn start_connecting(&mut self, text: &str) -> Result<Channel, ConnectError> {
-        let addresses = address::resolve_peer(text).map_err(|bad| bad.to_connect(text))?;
-        let first = addresses[0];
-        let stream = socket::stream(&first, &self.config);
-        let stream = stream.map_err(|error| socket::connect_error(text, error))?;
+        let addresses = address::resolve_peer(text).map_err(|bad| bad.into_connect(text))?;
+        self.connect_to_any(addresses).map_err(|error| socket::connect_error(text, error))
+    }
+
+    /// Starts to connect to the first of `addresses`, with the others to fall back on.
+    pub(in super::super) fn connect_to_any(&mut self, addresses: Vec<SocketAddr>) -> io::Result<Channel> {
         let mut others = addresses.into_iter();
-        others.next();
+        let first = others.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let stream = socket::stream(&first, &self.config)?;
         let channel = self.insert(stream, RawAddress::from(&first), Phase::Connecting(others));
         self.push_connect(channel);
         Ok(channel)

@@ -267,7 +267,9 @@ impl Drop for UringEngine {
             if self.ring.wait(Some(DROP_ROUND)).is_err() {
                 break;
             }
-            self.complete_some();
+            while let Some(completion) = self.ring.next_completion() {
+                self.complete(&completion);
+            }
         }
         // Closing the ring would cancel the rest, but in the background, with nobody to say when it is done.
         tracing::error!(
@@ -279,3 +281,6 @@ impl Drop for UringEngine {
         std::mem::forget(std::mem::take(&mut self.listeners));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -158,3 +158,67 @@ fn map_entries(count: usize) -> io::Result<NonNull<BufRingEntry>> {
     }
     NonNull::new(base.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::probe;
+    use super::*;
+    use crate::pool::PoolConfig;
+    use std::mem::MaybeUninit;
+
+    /// Eight buffers with their numbers in each byte, of which the kernel takes `bytes` bytes from `first` on: the
+    /// sizes of the pieces, and how many buffers are left.
+    fn taken(
+        buffers: &mut ProvidedBuffers,
+        pool: &mut Pool,
+        first: u16,
+        bytes: usize,
+    ) -> (Vec<usize>, usize) {
+        buffers.refill(pool);
+        for (number, buffer) in buffers.buffers.iter_mut().enumerate() {
+            buffer.as_mut().unwrap().spare_mut().fill(MaybeUninit::new(number as u8));
+        }
+        let mut sizes = Vec::new();
+        buffers.take(first, bytes, |segment| {
+            let number = (usize::from(first) + sizes.len()) as u8 % 8;
+            assert!(segment.iter().all(|&byte| byte == number));
+            sizes.push(segment.len());
+        });
+        (sizes, buffers.available())
+    }
+
+    #[test]
+    fn a_completion_covers_buffers_in_their_order_around_the_end() {
+        let mut pool = Pool::new(PoolConfig::edge()).unwrap();
+        let ring = match probe::open_ring() {
+            Ok(ring) => ring,
+            Err(reason) => return eprintln!("skipped: {reason}"),
+        };
+        let config = TcpConfig { receive_buffers: 8, ..TcpConfig::default() };
+        let mut buffers = ProvidedBuffers::open(&config, &ring).unwrap();
+        let mut check = |first, bytes| taken(&mut buffers, &mut pool, first, bytes);
+        assert_eq!(check(0, 100), (vec![100], 7));
+        assert_eq!(check(1, 0), (vec![], 7));
+        assert_eq!(check(2, 16_384), (vec![16_384], 7));
+        assert_eq!(check(3, 3 * 16_384), (vec![16_384; 3], 5));
+        assert_eq!(check(6, 40_000), (vec![16_384, 16_384, 7_232], 5));
+    }
+
+    #[test]
+    fn a_place_is_filled_only_after_those_before_it() {
+        let mut pool = Pool::new(PoolConfig::edge()).unwrap();
+        let ring = match probe::open_ring() {
+            Ok(ring) => ring,
+            Err(reason) => return eprintln!("skipped: {reason}"),
+        };
+        let config = TcpConfig { receive_buffers: 8, ..TcpConfig::default() };
+        let mut buffers = ProvidedBuffers::open(&config, &ring).unwrap();
+        buffers.refill(&mut pool);
+        buffers.take(1, 10, drop);
+        buffers.refill(&mut pool);
+        assert_eq!(buffers.available(), 7, "the kernel took place 0 first, which is not reported yet");
+        buffers.take(0, 10, drop);
+        buffers.refill(&mut pool);
+        assert_eq!(buffers.available(), 8);
+    }
+}

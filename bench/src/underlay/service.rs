@@ -1,0 +1,61 @@
+//! The service of a run: answers each request with its own body.
+
+use std::io::Write;
+
+use clap::Args;
+use underlay::driver::Address;
+use underlay::rpc::{Service, ServiceConfig};
+
+use super::{DESTINATION, driver_config, failed};
+use crate::child::exit_when_orphaned;
+use crate::error::BenchError;
+use crate::plan::Engine;
+
+/// Options of `service`.
+#[derive(Debug, Clone, Args)]
+pub struct EchoOptions {
+    /// Broker to connect to.
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "listen", conflicts_with = "listen")]
+    pub connect: Option<String>,
+    /// Address to listen at, without a broker; port 0 takes any free one.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// How the wire is driven.
+    #[arg(long, value_enum, default_value = "io_uring")]
+    pub engine: Engine,
+    /// Destination to answer at.
+    #[arg(long, default_value = DESTINATION)]
+    pub destination: String,
+    /// Ends when standard input does, so that whoever started it leaves nothing behind.
+    #[arg(long, hide = true)]
+    pub exit_with_stdin: bool,
+}
+
+/// Answers until the connection to the broker ends; for ever if it listens itself. Says on standard output,
+/// in one line, when it is ready and where: `ready HOST:PORT`.
+///
+/// # Errors
+/// It cannot connect or listen, or the connection ended.
+pub fn run(options: &EchoOptions) -> Result<(), BenchError> {
+    if options.exit_with_stdin {
+        exit_when_orphaned()?;
+    }
+    let config = ServiceConfig { driver: driver_config(options.engine), ..ServiceConfig::default() };
+    let echo = |request: &mut underlay::rpc::Request<'_>| Ok(request.take_body());
+    let opened = match (&options.connect, &options.listen) {
+        (Some(broker), _) => {
+            let address = Address::tcp(broker.as_str());
+            Service::connect(&address, &options.destination, config, echo).map(|service| (service, address))
+        }
+        (None, listen) => {
+            let address = Address::tcp(listen.as_deref().unwrap_or("127.0.0.1:0"));
+            Service::listen(&address, &options.destination, config, echo)
+        }
+    };
+    let (mut service, address) = opened.map_err(|error| failed("service")(error.into()))?;
+    let mut output = std::io::stdout();
+    writeln!(output, "ready {}", address.place())
+        .and_then(|()| output.flush())
+        .map_err(BenchError::io("print the ready line"))?;
+    service.run().map_err(|error| failed("service")(error.into()))
+}

@@ -1,0 +1,4 @@
+//! The wires under test.
+
+pub(crate) mod inproc;
+pub(crate) mod tcp;

@@ -1,0 +1,158 @@
+//! After warm-up, taking a message in, packing it, cutting the stream and taking it out again allocate nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use underlay::message::Message;
+use underlay::packing::{Announcement, Inbox, Outbox, PackingRules, Parsed, Windows};
+use underlay::pool::{BUFFER_BYTES_MAX, Body, GatherList, Pool, PoolConfig};
+use underlay::proto::credit::SendWindow;
+use underlay::proto::record::MessageKind;
+use underlay::proto::{LinkId, Parameters};
+
+thread_local! {
+    /// Counted by thread: the test harness has threads of its own.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it is; the counter allocates nothing and has no destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+struct Ends {
+    pool: Pool,
+    outbox: Outbox,
+    windows: Windows,
+    gather: GatherList,
+    inbox: Inbox,
+    /// The bodies that are sent over and over.
+    bodies: Vec<Body>,
+    /// Received buffers begin anew after so many bytes, so that every body is cut somewhere else.
+    receive_bytes: usize,
+}
+
+impl Ends {
+    fn new(body_bytes: usize, messages: usize) -> Self {
+        let config = PoolConfig { bytes_max: 64 << 20, slab_bytes: 1 << 20, huge_pages: false };
+        let mut pool = Pool::new(config).unwrap();
+        let parameters = Parameters::default();
+        let rules = PackingRules::new(&parameters);
+        let body = |number: usize| vec![number as u8; body_bytes];
+        let bodies = (0..messages).map(|number| pool.copy_body(&body(number)).unwrap()).collect();
+        Self {
+            pool,
+            outbox: Outbox::new(rules, 1000, u64::MAX),
+            windows: Windows { frames: SendWindow::new(u64::MAX, 8), chunks: SendWindow::new(u64::MAX, 0) },
+            gather: GatherList::new(),
+            inbox: Inbox::new(rules, parameters.limits()),
+            bodies,
+            receive_bytes: 5_000,
+        }
+    }
+
+    /// Sends all messages, and takes them out at the other end; says how many.
+    fn round(&mut self) -> usize {
+        for body in &self.bodies {
+            let body = body.share(&mut self.pool).unwrap();
+            let mut message = Message::new(MessageKind::Request, body);
+            message.head.link = LinkId::new(1);
+            self.outbox.push(message).map_err(|(full, _)| full).unwrap();
+        }
+        self.outbox.push_control(&[0x7e, 0, 0, 0, 8, 0, 0, 0]);
+        let (mut arrived, announcement) = (0, Announcement::default());
+        while self.fill(&announcement) > 0 {
+            self.receive();
+            self.gather.clear();
+            arrived += self.take_out(arrived);
+        }
+        arrived
+    }
+
+    fn fill(&mut self, announcement: &Announcement) -> usize {
+        self.outbox.fill(&mut self.windows, announcement, &mut self.pool, &mut self.gather).unwrap()
+    }
+
+    /// What a wire does: the bytes of the gather list, in buffers of this end.
+    fn receive(&mut self) {
+        self.receive_bytes = 5_000 + (self.receive_bytes + 777) % 10_000;
+        let mut buffer = self.pool.buffer(BUFFER_BYTES_MAX / 4).unwrap();
+        for segment in self.gather.segments() {
+            let mut rest = &**segment;
+            while !rest.is_empty() {
+                let room = self.receive_bytes - buffer.written().len();
+                let taken = buffer.put_slice(&rest[..rest.len().min(room)]);
+                rest = &rest[taken..];
+                if buffer.written().len() == self.receive_bytes {
+                    self.inbox.push(buffer.split());
+                    buffer = self.pool.buffer(BUFFER_BYTES_MAX / 4).unwrap();
+                }
+            }
+        }
+        self.inbox.push(buffer.split());
+    }
+
+    fn take_out(&mut self, first: usize) -> usize {
+        let mut messages = 0;
+        while let Some(parsed) = self.inbox.next(&mut self.pool).unwrap() {
+            if let Parsed::Message { message, .. } = parsed {
+                let expected = (first + messages) as u8;
+                assert_eq!(message.body.len(), self.bodies[0].len());
+                assert!(message.body.segments().all(|segment| segment.iter().all(|&byte| byte == expected)));
+                messages += 1;
+            }
+        }
+        messages
+    }
+}
+
+fn allocations_after_warm_up(body_bytes: usize, messages: usize) -> u64 {
+    let mut ends = Ends::new(body_bytes, messages);
+    // The rounds differ in where the stream is cut, and come back to the first cut only after many.
+    (0..40).for_each(|_| assert_eq!(ends.round(), messages));
+    let before = ALLOCATIONS.get();
+    (0..40).for_each(|_| assert_eq!(ends.round(), messages));
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn small_messages_allocate_nothing() {
+    assert_eq!(allocations_after_warm_up(100, 200), 0);
+}
+
+#[test]
+fn messages_of_16_kib_allocate_nothing() {
+    assert_eq!(allocations_after_warm_up(16 << 10, 40), 0);
+}
+
+#[test]
+fn bulk_in_chunks_allocates_nothing() {
+    assert_eq!(allocations_after_warm_up(200_000, 4), 0);
+}
+
+#[test]
+fn an_allocation_would_be_seen() {
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(7)));
+    assert_eq!(ALLOCATIONS.get(), before + 1);
+}

@@ -123,8 +123,8 @@ fn every_fault_names_its_place_its_value_and_what_is_allowed() {
         // Values that do not fit each other.
         (
             "[limits]\nframe_bytes_max = 16384\n",
-            "broker.toml:1:1: limits.eager_bytes_max = 16384 (default): peers could not agree on it; allowed: at most \
-             12256 beside the other limits",
+            "broker.toml:1:1: limits.packet_bytes = 65536 (default): peers could not agree on it; allowed: at most \
+             16384 beside the other limits",
         ),
         (
             "[limits]\nidle_timeout_ms = 9000\nkeep_alive_ms = 4501\n",

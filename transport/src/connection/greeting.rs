@@ -40,10 +40,7 @@ impl Greeting {
     /// Takes the next bytes; hands itself back while more are needed.
     pub(super) fn take(mut self, mut segment: Segment) -> Result<Self, Greeted> {
         loop {
-            let whole = match self.whole_bytes() {
-                Ok(whole) => whole,
-                Err(failed) => return Err(failed),
-            };
+            let whole = self.whole_bytes()?;
             // Before the length shows, byte by byte up to the prefix; at most 16 times.
             let missing = whole.map_or(1, |whole| whole - self.received.len());
             if missing == 0 {

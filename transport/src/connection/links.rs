@@ -74,9 +74,11 @@ pub(super) struct Link {
     /// Sent or received so far, depending on the direction.
     messages: u64,
     bytes: u64,
+    /// The longest message received so far.
+    longest_bytes: u64,
     /// The limit that holds: granted by the peer, or announced to it.
     limit: LinkCredit,
-    /// The limit that this end would announce now.
+    /// The limit that this end would announce now, if it receives.
     target: LinkCredit,
     is_due: bool,
     /// A send was refused for want of credit.
@@ -156,8 +158,9 @@ impl Links {
             Some(entry) if entry.state == LinkState::Requested => {
                 entry.state = LinkState::Attached;
                 if entry.role == LinkRole::Producer {
-                    entry.limit = credit;
+                    (entry.limit, entry.target) = (credit, credit);
                 }
+                self.note_due(link);
                 Ok(true)
             }
             Some(entry) if entry.state == LinkState::Detaching => Ok(false),
@@ -176,18 +179,21 @@ impl Links {
         }
     }
 
-    /// The peer refuses or detaches a link. Says what it was, and whether the peer wants an answer.
-    pub(super) fn detached(&mut self, link: LinkId) -> Result<DetachedLink, PeerMisbehaved> {
+    /// The peer refuses or detaches a link. Says what it was, and whether the peer wants an answer. It may detach what
+    /// it has asked for before it hears that this end has refused and forgotten that: `None`.
+    pub(super) fn detached(&mut self, link: LinkId) -> Result<Option<DetachedLink>, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
-        let Some(entry) = self.find(link) else { return Err(PeerMisbehaved::LinkUnknown { link }) };
+        let Some(entry) = self.find(link) else {
+            return if is_ours { Err(PeerMisbehaved::LinkUnknown { link }) } else { Ok(None) };
+        };
         let (role, state) = (entry.role, entry.state);
         self.forget(link);
-        Ok(DetachedLink {
+        Ok(Some(DetachedLink {
             role,
             is_news: state != LinkState::Detaching,
             // A refusal, or the answer to a detach, is not answered.
             wants_answer: state == LinkState::Attached || (state == LinkState::Requested && !is_ours),
-        })
+        }))
     }
 
     /// Forgets a link that the peer asked for and that is refused.
@@ -259,12 +265,16 @@ impl Links {
             let limit = entry.limit.message_limit;
             return Err(PeerMisbehaved::MessageCreditOverrun { link, position: entry.messages + 1, limit });
         }
-        if entry.bytes >= entry.limit.byte_limit && bytes > 0 {
-            let position = entry.bytes.saturating_add(bytes);
+        // The sender begins a message while a byte is left, and only the last one may reach beyond the limit. But lanes
+        // overtake each other, so any one may be that: all but the longest must lie within.
+        let position = entry.bytes.saturating_add(bytes);
+        entry.longest_bytes = entry.longest_bytes.max(bytes);
+        if bytes > 0 && position - entry.longest_bytes >= entry.limit.byte_limit {
             return Err(PeerMisbehaved::ByteCreditOverrun { link, position, limit: entry.limit.byte_limit });
         }
         entry.messages += 1;
-        entry.bytes = entry.bytes.saturating_add(bytes);
+        entry.bytes = position;
+        self.note_due(link);
         Ok(())
     }
 
@@ -273,12 +283,17 @@ impl Links {
         let is_ours = self.is_ours(link);
         let receives = |entry: &&mut Link| (entry.role == LinkRole::Consumer) == is_ours;
         let Some(entry) = self.find(link).filter(receives) else { return Err(LinkError::NotAttached(link)) };
-        entry.raise_target(room);
-        if entry.is_worth_telling(room) && !entry.is_due {
+        entry.set_target(room);
+        self.note_due(link);
+        Ok(())
+    }
+
+    /// Has a receiving link's limit announced if that is worth a record.
+    fn note_due(&mut self, link: LinkId) {
+        if let Some(entry) = self.find(link).filter(|entry| !entry.is_due && entry.is_worth_telling()) {
             entry.is_due = true;
             self.due.push(link);
         }
-        Ok(())
     }
 
     /// Whether a grant waits to be announced.
@@ -290,10 +305,13 @@ impl Links {
     pub(super) fn take_due(&mut self, mut announce: impl FnMut(LinkId, LinkCredit)) {
         let mut due = std::mem::take(&mut self.due);
         for link in due.drain(..) {
-            if let Some(entry) = self.find(link).filter(|entry| entry.state == LinkState::Attached) {
+            // The link may have ended meanwhile, or the room may have shrunk again.
+            if let Some(entry) = self.find(link) {
                 entry.is_due = false;
-                entry.limit = entry.target;
-                announce(link, entry.target);
+                if entry.is_worth_telling() {
+                    entry.limit = entry.target;
+                    announce(link, entry.target);
+                }
             }
         }
         self.due = due;
@@ -316,7 +334,7 @@ impl Links {
     }
 
     fn is_ours(&self, link: LinkId) -> bool {
-        !link.value().is_multiple_of(2) == self.is_client
+        link.value().is_multiple_of(2) != self.is_client
     }
 
     fn id(&self, place: u32, ours: bool) -> LinkId {
@@ -341,6 +359,7 @@ impl Link {
             state: LinkState::Requested,
             messages: 0,
             bytes: 0,
+            longest_bytes: 0,
             limit: credit,
             target: credit,
             is_due: false,
@@ -357,19 +376,21 @@ impl Link {
         self.messages < self.limit.message_limit && self.bytes < self.limit.byte_limit
     }
 
-    fn raise_target(&mut self, room: LinkRoom) {
+    /// What was announced stands; what was not is replaced.
+    fn set_target(&mut self, room: LinkRoom) {
         let messages = self.messages.saturating_add(room.messages);
         let bytes = self.bytes.saturating_add(room.bytes);
-        self.target.message_limit = self.target.message_limit.max(messages);
-        self.target.byte_limit = self.target.byte_limit.max(bytes);
+        self.target.message_limit = self.limit.message_limit.max(messages);
+        self.target.byte_limit = self.limit.byte_limit.max(bytes);
     }
 
-    /// A grant is worth a record when the peer has less than half of what it could have.
-    fn is_worth_telling(&self, room: LinkRoom) -> bool {
-        let low = |limit: u64, used: u64, room: u64| limit.saturating_sub(used) <= room / 2;
-        (self.target.message_limit > self.limit.message_limit
-            && low(self.limit.message_limit, self.messages, room.messages))
-            || (self.target.byte_limit > self.limit.byte_limit
-                && low(self.limit.byte_limit, self.bytes, room.bytes))
+    /// A grant is worth a record when the peer has no more than half of what it could have.
+    fn is_worth_telling(&self) -> bool {
+        let worth = |limit: u64, target: u64, used: u64| {
+            target > limit && limit.saturating_sub(used) <= target.saturating_sub(used) / 2
+        };
+        self.state == LinkState::Attached
+            && (worth(self.limit.message_limit, self.target.message_limit, self.messages)
+                || worth(self.limit.byte_limit, self.target.byte_limit, self.bytes))
     }
 }

@@ -14,6 +14,7 @@ mod greeting;
 mod links;
 mod open;
 mod state;
+mod times;
 
 pub use links::{AttachRequest, LinkError, LinkRoom, Target};
 pub use state::{Connection, SendError};

@@ -5,8 +5,8 @@ use super::{CloseReason, ConnectionConfig, ConnectionEvent, SendError};
 use crate::message::Message;
 use crate::packing::{Announcement, Inbox, InboxError, Outbox, PackingRules, Parsed, Windows};
 use crate::pool::{GatherList, Pool, PoolError};
-use crate::proto::control::{CONTROL_BYTES_MAX, Control, Detach, DetachCode, Flow};
-use crate::proto::credit::{ReceiveWindow, SendWindow};
+use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach, DetachCode, Flow};
+use crate::proto::credit::{CreditLimit, ReceiveWindow, SendWindow};
 use crate::proto::frame::FrameHeader;
 use crate::proto::handshake::Negotiated;
 use crate::proto::record::{MessageHead, MessageKind};
@@ -22,7 +22,12 @@ pub(super) struct Open {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     pub(super) links: Links,
-    pub(super) windows: Windows,
+    /// What the outbox may use. Of the frames, that is all but the last one that the peer has granted.
+    windows: Windows,
+    /// What the peer has granted of frames. The last one is for a frame that raises the peer's own limit. If it could
+    /// be used for anything, both ends could use up all that they have at the same time, and neither could ever tell
+    /// the other that it may go on.
+    frame_limit: CreditLimit,
     /// Frames and chunks that the peer may send.
     frames: ReceiveWindow,
     chunks: ReceiveWindow,
@@ -37,21 +42,25 @@ pub(super) struct Open {
     /// The peer cannot go on without more chunk credit, or could not soon.
     owes_chunks: bool,
     pub(super) closed_by_peer: Option<CloseReason>,
+    /// The close is the last record that is sent.
+    is_closing: bool,
 }
 
 impl Open {
     pub(super) fn new(config: &ConnectionConfig, negotiated: &Negotiated, is_client: bool) -> Self {
         let parameters = negotiated.parameters;
         let rules = PackingRules::new(&parameters);
+        let frame_slots = u64::from(parameters.frame_slots);
         Self {
             inbox: Inbox::new(rules, parameters.limits()),
             outbox: Outbox::new(rules, config.send_queue_messages_max, config.send_queue_bytes_max),
             links: Links::new(is_client, parameters.links_max),
             windows: Windows {
-                frames: SendWindow::new(parameters.frame_slots.into(), parameters.control_slots.into()),
+                frames: SendWindow::new(frame_slots - 1, u64::from(parameters.control_slots) - 1),
                 chunks: SendWindow::new(CHUNKS_IN_FLIGHT_MAX, 0),
             },
-            frames: ReceiveWindow::new(parameters.frame_slots.into()),
+            frame_limit: CreditLimit::new(frame_slots),
+            frames: ReceiveWindow::new(frame_slots),
             chunks: ReceiveWindow::new(CHUNKS_IN_FLIGHT_MAX),
             frame_order: FrameOrder::default(),
             lane_order: LaneOrder::resuming(negotiated.receive_from),
@@ -62,6 +71,7 @@ impl Open {
             owes_keep_alive: false,
             owes_chunks: false,
             closed_by_peer: None,
+            is_closing: false,
         }
     }
 
@@ -91,30 +101,100 @@ impl Open {
     /// Appends everything that may leave.
     pub(super) fn fill(&mut self, pool: &mut Pool, gather: &mut GatherList) -> Result<(), PoolError> {
         let outbox = &mut self.outbox;
-        self.links.take_due(|link, credit| push_control(outbox, &Control::Flow(Flow { link, credit })));
+        if !self.is_closing {
+            self.links.take_due(|link, credit| push_control(outbox, &Control::Flow(Flow { link, credit })));
+        }
         let announcement = self.announcement();
         let before = gather.len();
-        self.outbox.fill(&mut self.windows, &announcement, pool, gather)?;
-        if gather.len() == before && self.owes_announcement() {
-            self.outbox.fill_keep_alive(&mut self.windows, &announcement, pool, gather)?;
+        let mut filled = self.outbox.fill(&mut self.windows, &announcement, pool, gather).map(drop);
+        if filled.is_ok() && gather.len() == before && self.owes_announcement() {
+            filled = self.fill_announcement(&announcement, pool, gather);
         }
+        // Frames that were packed before the pool ran dry leave, and the peer goes by what they say.
         if gather.len() > before {
             self.frames.grant();
             self.chunks.grant();
             (self.owes_keep_alive, self.owes_chunks) = (false, false);
         }
-        Ok(())
+        filled
+    }
+
+    fn fill_announcement(
+        &mut self,
+        announcement: &Announcement,
+        pool: &mut Pool,
+        gather: &mut GatherList,
+    ) -> Result<(), PoolError> {
+        if announcement.frame_limit > self.frames.granted() {
+            self.windows.frames.grant(self.frame_limit.position());
+        }
+        self.outbox.fill_keep_alive(&mut self.windows, announcement, pool, gather).map(drop)
     }
 
     pub(super) fn wants_transmit(&self) -> bool {
         self.outbox.waiting_messages() > 0
             || self.outbox.waiting_control() > 0
-            || self.links.has_due()
-            || self.owes_announcement()
+            || (!self.is_closing && (self.links.has_due() || self.owes_announcement()))
+    }
+
+    /// Whether something waits for the peer to grant frames, and the limit for which it waits.
+    pub(super) fn waits_for_frames(&self) -> (bool, u64) {
+        let (outbox, frames) = (&self.outbox, &self.windows.frames);
+        let data = outbox.waiting_messages() > 0 && frames.available() == 0;
+        let control = outbox.waiting_control() > 0 && frames.available_with_reserve() == 0;
+        (data || control, self.frame_limit.position())
+    }
+
+    /// Whether bulk waits for the peer to grant chunks, and the limit for which it waits.
+    pub(super) fn waits_for_chunks(&self) -> (bool, u64) {
+        let chunks = &self.windows.chunks;
+        (chunks.available() == 0 && self.outbox.bulk_is_next(), chunks.limit())
+    }
+
+    /// The number of the frame of which a part has arrived and the rest has not.
+    pub(super) fn unfinished_frame(&self) -> Option<u64> {
+        self.inbox.is_mid_frame().then(|| self.frame_order.next())
+    }
+
+    /// Drops what waits, and has `close` sent as the last record. What arrives is looked at no more, unless it may
+    /// hold the peer's close.
+    pub(super) fn stop(&mut self, close: &Control<'_>, keeps_inbox: bool) {
+        self.outbox.clear();
+        self.push_control(close);
+        self.is_closing = true;
+        if !keeps_inbox {
+            self.inbox = Inbox::new(PackingRules::new(&self.parameters), self.parameters.limits());
+        }
+    }
+
+    /// After the end: drops what arrives, and says whether the peer has closed its end, or cannot be understood.
+    pub(super) fn finds_close(&mut self, pool: &mut Pool) -> bool {
+        let limits = self.parameters.limits();
+        loop {
+            match self.inbox.next(pool) {
+                Ok(Some(Parsed::Control)) => match Control::parse(self.inbox.control_record(), &limits) {
+                    Ok(Some(Control::Close(_))) | Err(_) => return true,
+                    Ok(_) => {}
+                },
+                Ok(Some(_)) => {}
+                Ok(None) | Err(InboxError::Pool(_)) => return false,
+                Err(InboxError::Peer(_)) => return true,
+            }
+        }
     }
 
     pub(super) fn push_control(&mut self, control: &Control<'_>) {
         push_control(&mut self.outbox, control);
+    }
+
+    /// Behind the detach that freed its number, if that still waits.
+    pub(super) fn push_attach(&mut self, attach: &Attach<'_>) {
+        encoded(&Control::Attach(attach.clone()), |record| self.outbox.push_control_behind_control(record));
+    }
+
+    /// Behind the messages of its link. The peer forgets the link with it, and would take them for a violation.
+    pub(super) fn push_detach(&mut self, detach: &Detach<'_>) {
+        encoded(&Control::Detach(*detach), |record| self.outbox.push_control_behind_messages(record));
     }
 
     fn owes_announcement(&self) -> bool {
@@ -167,7 +247,9 @@ impl Open {
     fn begin_frame(&mut self, header: &FrameHeader) -> Result<(), PeerMisbehaved> {
         self.frame_order.accept(header.frame_number_low)?;
         self.frames.receive(1).map_err(|overrun| overrun.of_frames())?;
-        self.windows.frames.grant_short(header.frame_limit_low);
+        if self.frame_limit.raise_short(header.frame_limit_low) {
+            self.windows.frames.grant(self.frame_limit.position() - 1);
+        }
         self.windows.chunks.grant_short(header.chunk_limit_low);
         let (lane, found) = (header.ack_lane, header.ack_sequence);
         let limit = self.outbox.next_sequence(lane);
@@ -216,7 +298,8 @@ impl Open {
                 }
             }
             Control::Detach(detach) => {
-                self.detached(detach.link, detach.code, &detach.text.as_str().to_owned(), events)?
+                let (link, code, text) = (detach.link, detach.code, detach.text.as_str().to_owned());
+                self.detached(link, code, text, events)?
             }
             Control::Flow(flow) => {
                 if self.links.granted(flow.link, flow.credit)? {
@@ -238,17 +321,15 @@ impl Open {
         &mut self,
         link: LinkId,
         code: DetachCode,
-        text: &str,
+        text: String,
         events: &mut VecDeque<ConnectionEvent>,
     ) -> Result<(), PeerMisbehaved> {
-        let detached = self.links.detached(link)?;
+        let Some(detached) = self.links.detached(link)? else { return Ok(()) };
         if detached.wants_answer {
-            let answer = Detach { link, code: DetachCode::Normal, text: ReasonText::of("") };
-            push_control(&mut self.outbox, &Control::Detach(answer));
+            self.push_detach(&Detach { link, code: DetachCode::Normal, text: ReasonText::of("") });
         }
         if detached.is_news {
-            let (role, text) = (detached.role, text.to_owned());
-            events.push_back(ConnectionEvent::Detached { link, role, code, text });
+            events.push_back(ConnectionEvent::Detached { link, role: detached.role, code, text });
         }
         Ok(())
     }
@@ -261,9 +342,13 @@ fn refuse(outbox: &mut Outbox, link: LinkId, links_max: u32) {
 }
 
 fn push_control(outbox: &mut Outbox, control: &Control<'_>) {
+    encoded(control, |record| outbox.push_control(record));
+}
+
+fn encoded(control: &Control<'_>, take: impl FnOnce(&[u8])) {
     let mut record = [0; CONTROL_BYTES_MAX];
     // Every control record of version 1 fits; a record that did not would be a bug of `encoded_bytes`.
     if let Ok(bytes) = control.encode_into(&mut record) {
-        outbox.push_control(&record[..bytes]);
+        take(&record[..bytes]);
     }
 }

@@ -3,6 +3,7 @@
 use super::greeting::{Greeted, Greeting};
 use super::links::{LinkError, LinkRoom};
 use super::open::Open;
+use super::times::Times;
 use super::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
 use crate::message::Message;
 use crate::packing::{InboxError, OutboxFull, PackingStats};
@@ -17,7 +18,6 @@ use crate::proto::text::ReasonText;
 use crate::proto::{LinkId, Parameters};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
-use std::time::Duration;
 use thiserror::Error;
 
 /// One end of a connection, from the first byte of its hello to its end.
@@ -31,6 +31,8 @@ pub struct Connection {
     hello: Option<Vec<u8>>,
     events: VecDeque<ConnectionEvent>,
     ending: Ending,
+    /// The channel has ended, for this reason; what arrived before is still to be looked at.
+    channel_end: Option<String>,
     times: Times,
 }
 
@@ -46,22 +48,21 @@ enum Ending {
     /// Not at all.
     Running,
     /// Closed here; what waits is sent first.
-    Flushing { code: CloseCode, text: String, since: Timestamp },
+    Flushing { code: CloseCode, text: String },
     /// The `Closed` event was given; a last frame may still have to leave.
-    Ended { since: Timestamp },
+    Ended { since: Timestamp, then: Then },
 }
 
-#[derive(Debug)]
-struct Times {
-    started: Timestamp,
-    received: Timestamp,
-    sent: Timestamp,
-    /// When the frame began that is not complete.
-    frame_began: Option<Timestamp>,
-    /// When the send began that is in flight.
-    send_began: Option<Timestamp>,
-    /// Since when messages wait for the peer to grant frames.
-    starved: Option<Timestamp>,
+/// What is still to come after the `Closed` event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Nothing, once what waits has left.
+    Nothing,
+    /// The peer ends the channel when it has read why. If this end closed it at once, what the peer has sent meanwhile
+    /// would meet a closed socket, whose answer (a reset) destroys what the peer has not read yet.
+    ChannelEnd,
+    /// The same, or the peer closes in order at the same time and waits for this end to do it.
+    PeerClose,
 }
 
 /// Why a message was not taken.
@@ -139,14 +140,8 @@ impl Connection {
             hello,
             events: VecDeque::new(),
             ending: Ending::Running,
-            times: Times {
-                started: now,
-                received: now,
-                sent: now,
-                frame_began: None,
-                send_began: None,
-                starved: None,
-            },
+            channel_end: None,
+            times: Times::new(now),
         }
     }
 }
@@ -156,17 +151,16 @@ impl Connection {
     /// Takes bytes that arrived. What they mean is asked of [`Connection::poll_event`].
     pub fn handle_segment(&mut self, segment: Segment, now: Timestamp) {
         self.times.received = now;
-        if self.is_ended() {
+        if let Ending::Ended { then, .. } = self.ending
+            && then != Then::PeerClose
+        {
             return;
         }
         match &mut self.phase {
             Phase::Open(open) => open.inbox.push(segment),
             Phase::Greeting(greeting) => match greeting.take().map(|greeting| greeting.take(segment)) {
                 Some(Ok(unfinished)) => *greeting = Some(unfinished),
-                Some(Err(Greeted::Failed { reason, answer })) => {
-                    self.hello = answer;
-                    self.end(reason, now);
-                }
+                Some(Err(Greeted::Failed { reason, answer })) => self.fail_greeting(reason, answer, now),
                 Some(Err(Greeted::Done { negotiated, answer, rest })) => self.open(negotiated, answer, rest),
                 None => {}
             },
@@ -179,9 +173,14 @@ impl Connection {
             && let Some(Greeted::Failed { reason, answer }) =
                 greeting.take().and_then(|it| it.refuse(code, text))
         {
-            self.hello = answer;
-            self.end(reason, now);
+            self.fail_greeting(reason, answer, now);
         }
+    }
+
+    fn fail_greeting(&mut self, reason: CloseReason, answer: Option<Vec<u8>>, now: Timestamp) {
+        let then = if answer.is_some() { Then::ChannelEnd } else { Then::Nothing };
+        self.hello = answer;
+        self.end_then(reason, then, now);
     }
 
     fn open(&mut self, negotiated: Box<Negotiated>, answer: Option<Vec<u8>>, rest: Segment) {
@@ -210,21 +209,31 @@ impl Connection {
                 return Ok(Some(event));
             }
             let Phase::Open(open) = &mut self.phase else { return Ok(None) };
-            if matches!(self.ending, Ending::Ended { .. }) {
+            if let Ending::Ended { then, .. } = &mut self.ending {
+                if *then == Then::PeerClose && open.finds_close(pool) {
+                    *then = Then::Nothing;
+                }
                 return Ok(None);
             }
-            match open.poll(pool, &mut self.events) {
+            let polled = open.poll(pool, &mut self.events);
+            self.times.note_unfinished(open.unfinished_frame(), now);
+            match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
-                Ok(None) if self.events.is_empty() => {
-                    let began = self.times.frame_began.unwrap_or(now);
-                    self.times.frame_began = open.inbox.is_mid_frame().then_some(began);
-                    return Ok(None);
-                }
                 Ok(None) => {}
                 Err(InboxError::Peer(violation)) => self.end(violation.into(), now),
+                // No waiting would help.
+                Err(InboxError::Pool(
+                    error @ (PoolError::TooManySegments { .. } | PoolError::TooLarge { .. }),
+                )) => self.end(CloseReason::ResourceLimit(error.to_string()), now),
                 Err(InboxError::Pool(error)) => return Err(error),
             }
             self.notice_close(now);
+            if self.events.is_empty() {
+                match self.channel_end.take() {
+                    Some(reason) => self.end(CloseReason::Channel(reason), now),
+                    None => return Ok(None),
+                }
+            }
         }
     }
 
@@ -233,9 +242,8 @@ impl Connection {
         if let Phase::Open(open) = &mut self.phase
             && let Some(reason) = open.closed_by_peer.take()
         {
-            open.outbox.clear();
-            self.ending = Ending::Ended { since: now };
-            self.events.push_back(ConnectionEvent::Closed(reason));
+            // The answer, by which a peer that waits for it knows that its own was read.
+            self.end(reason, now);
         }
     }
 }
@@ -272,16 +280,22 @@ impl Connection {
             gather.push(buffer.split());
             self.hello = None;
         }
-        self.stage_close(now);
         let filled = match &mut self.phase {
-            Phase::Open(open) => open.fill(pool, gather),
+            Phase::Open(open) => {
+                let filled = open.fill(pool, gather);
+                let (is_starved, limit) = open.waits_for_frames();
+                self.times.note_frames(is_starved, limit, now);
+                let (is_starved, limit) = open.waits_for_chunks();
+                self.times.note_chunks(is_starved, limit, now);
+                filled
+            }
             Phase::Greeting(_) => Ok(()),
         };
+        let filled = filled.and_then(|()| self.stage_close(now, pool, gather));
         if !gather.is_empty() {
             self.times.sent = now;
             self.times.send_began = Some(now);
         }
-        self.note_starvation(now);
         filled.map(|()| !gather.is_empty())
     }
 
@@ -294,7 +308,7 @@ impl Connection {
     pub fn wants_transmit(&self) -> bool {
         self.hello.is_some()
             || match &self.phase {
-                Phase::Open(open) => open.wants_transmit() || matches!(self.ending, Ending::Flushing { .. }),
+                Phase::Open(open) => open.wants_transmit() || self.may_stage_close(open),
                 Phase::Greeting(_) => false,
             }
     }
@@ -305,25 +319,33 @@ impl Connection {
             Phase::Open(open) => open.outbox.waiting_control() == 0,
             Phase::Greeting(_) => true,
         };
-        self.is_ended() && self.hello.is_none() && self.times.send_began.is_none() && nothing_left
+        matches!(self.ending, Ending::Ended { then: Then::Nothing, .. })
+            && self.hello.is_none()
+            && self.times.send_began.is_none()
+            && nothing_left
     }
 
-    fn stage_close(&mut self, now: Timestamp) {
-        let Ending::Flushing { code, text, .. } = &self.ending else { return };
-        let (code, text) = (*code, text.clone());
-        let Phase::Open(open) = &mut self.phase else { return };
-        if open.outbox.waiting_messages() > 0 {
-            return;
+    /// Closing in order, and everything that waited has been packed.
+    fn may_stage_close(&self, open: &Open) -> bool {
+        matches!(self.ending, Ending::Flushing { .. }) && open.outbox.waiting_messages() == 0
+    }
+
+    /// Sends the close behind the last of what waited.
+    fn stage_close(
+        &mut self,
+        now: Timestamp,
+        pool: &mut Pool,
+        gather: &mut GatherList,
+    ) -> Result<(), PoolError> {
+        if !matches!(&self.phase, Phase::Open(open) if self.may_stage_close(open)) {
+            return Ok(());
         }
-        open.push_control(&Control::Close(Close { code, text: ReasonText::of(&text) }));
-        self.events.push_back(ConnectionEvent::Closed(CloseReason::Local { code, text }));
-        self.ending = Ending::Ended { since: now };
-    }
-
-    fn note_starvation(&mut self, now: Timestamp) {
-        if let Phase::Open(open) = &self.phase {
-            let is_starved = open.outbox.waiting_messages() > 0 && open.windows.frames.available() == 0;
-            self.times.starved = is_starved.then(|| self.times.starved.unwrap_or(now));
+        if let Ending::Flushing { code, text } = std::mem::replace(&mut self.ending, Ending::Running) {
+            self.end_then(CloseReason::Local { code, text }, Then::PeerClose, now);
+        }
+        match &mut self.phase {
+            Phase::Open(open) => open.fill(pool, gather),
+            Phase::Greeting(_) => Ok(()),
         }
     }
 }
@@ -347,7 +369,7 @@ impl Connection {
             LinkRole::Consumer => LinkCredit { message_limit: room.messages, byte_limit: room.bytes },
         };
         let link = open.links.request(role, credit)?;
-        open.push_control(&Control::Attach(Attach { link, role, address, credit }));
+        open.push_attach(&Attach { link, role, address, credit });
         Ok(link)
     }
 
@@ -374,16 +396,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends a link. What the peer sent on it before it heard of that still arrives. Unknown links are ignored.
+    /// Ends a link. What was queued on it before is still sent, and what the peer sent on it before it heard of that
+    /// still arrives. Unknown links are ignored.
     pub fn detach_link(&mut self, link: LinkId, code: DetachCode, text: &str) {
         if let Some(open) = self.running()
             && open.links.detach(link)
         {
-            open.push_control(&Control::Detach(Detach { link, code, text: ReasonText::of(text) }));
+            open.push_detach(&Detach { link, code, text: ReasonText::of(text) });
         }
     }
 
-    /// Says how much more a receiving link can take from now on. The peer is told when it has less than half of that.
+    /// Says how much more a receiving link can take from now on, in place of what was said before. The peer is told as
+    /// soon as it has no more than half of that left, now or later; what it was told is never taken back.
     ///
     /// # Errors
     /// [`LinkError::NotAttached`] if it does not receive.
@@ -405,57 +429,55 @@ impl Connection {
 
 /// Time, and the end.
 impl Connection {
-    /// When [`Connection::handle_timeout`] wants to be called.
+    /// When [`Connection::handle_timeout`] wants to be called. A call at that time moves it forward, or ends the
+    /// connection.
     pub fn next_timeout(&self) -> Timestamp {
-        let times = &self.times;
-        let Phase::Open(open) = &self.phase else {
-            return match self.ending {
-                Ending::Running => times.started + self.config.handshake_timeout,
-                Ending::Flushing { since, .. } | Ending::Ended { since } => since + self.config.close_timeout,
-            };
-        };
-        if let Ending::Ended { since } = self.ending {
-            return since + self.config.close_timeout;
+        let (times, config) = (&self.times, &self.config);
+        match (&self.ending, &self.phase) {
+            _ if self.is_finished() => Timestamp::NEVER,
+            (Ending::Ended { since, .. }, _) => *since + config.close_timeout,
+            (_, Phase::Greeting(_)) => times.started + config.handshake_timeout,
+            (_, Phase::Open(open)) => {
+                // One that is owed already leaves as soon as it can; until then there is nothing to wake up for.
+                let keep_alive =
+                    if open.owes_keep_alive { Timestamp::NEVER } else { times.sent + open.keep_alive };
+                (times.received + open.idle_timeout)
+                    .min(keep_alive)
+                    .min(times.frame_due(config.frame_timeout))
+                    .min(times.progress_due(config.send_timeout))
+            }
         }
-        let after =
-            |since: Option<Timestamp>, limit: Duration| since.map_or(Timestamp::NEVER, |since| since + limit);
-        (times.received + open.idle_timeout)
-            .min(times.sent + open.keep_alive)
-            .min(after(times.frame_began, self.config.frame_timeout))
-            .min(after(times.send_began, self.config.send_timeout))
-            .min(after(times.starved, self.config.send_timeout))
     }
 
     /// Does what is due: a keep-alive, or the end of the connection for a reason of time.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        let times = &self.times;
-        let over =
-            |since: Option<Timestamp>, limit: Duration| since.is_some_and(|since| now >= since + limit);
-        let Phase::Open(open) = &mut self.phase else {
-            if over(Some(times.started), self.config.handshake_timeout) && !self.is_ended() {
-                self.end(CloseReason::HandshakeTimeout(self.config.handshake_timeout), now);
+        let (times, config) = (&self.times, &self.config);
+        let reason = match (&self.ending, &mut self.phase) {
+            (Ending::Ended { since, .. }, _) => {
+                if now >= *since + config.close_timeout {
+                    self.let_go();
+                }
+                return;
             }
-            return;
-        };
-        if let Ending::Ended { since } = self.ending {
-            if over(Some(since), self.config.close_timeout) {
-                open.outbox.clear_all();
-                self.times.send_began = None;
+            (_, Phase::Greeting(_)) if now >= times.started + config.handshake_timeout => {
+                CloseReason::HandshakeTimeout(config.handshake_timeout)
             }
-            return;
-        }
-        let reason = if over(times.send_began, self.config.send_timeout)
-            || over(times.starved, self.config.send_timeout)
-        {
-            CloseReason::PeerNotReading(self.config.send_timeout)
-        } else if over(times.frame_began, self.config.frame_timeout) {
-            CloseReason::FrameTimeout(self.config.frame_timeout)
-        } else if over(Some(times.received), open.idle_timeout) {
-            CloseReason::PeerSilent(open.idle_timeout)
-        } else {
-            open.owes_keep_alive |= over(Some(times.sent), open.keep_alive);
-            return;
+            (_, Phase::Greeting(_)) => return,
+            (_, Phase::Open(_)) if now >= times.progress_due(config.send_timeout) => {
+                CloseReason::PeerNotReading(config.send_timeout)
+            }
+            (_, Phase::Open(_)) if now >= times.frame_due(config.frame_timeout) => {
+                CloseReason::FrameTimeout(config.frame_timeout)
+            }
+            (_, Phase::Open(open)) if now >= times.received + open.idle_timeout => {
+                CloseReason::PeerSilent(open.idle_timeout)
+            }
+            (_, Phase::Open(open)) => {
+                open.owes_keep_alive |= now >= times.sent + open.keep_alive;
+                return;
+            }
         };
+        let reason = self.channel_end.take().map_or(reason, CloseReason::Channel);
         self.end(reason, now);
     }
 
@@ -463,7 +485,7 @@ impl Connection {
     pub fn close(&mut self, code: CloseCode, text: &str, now: Timestamp) {
         match (&self.ending, &self.phase) {
             (Ending::Running, Phase::Open(_)) => {
-                self.ending = Ending::Flushing { code, text: text.to_owned(), since: now };
+                self.ending = Ending::Flushing { code, text: text.to_owned() };
             }
             (Ending::Running, Phase::Greeting(_)) => {
                 self.end(CloseReason::Local { code, text: text.to_owned() }, now)
@@ -472,14 +494,14 @@ impl Connection {
         }
     }
 
-    /// The channel has ended by itself.
+    /// The channel has ended by itself. What arrived before is still given by [`Connection::poll_event`], and then the
+    /// end.
     pub fn handle_channel_end(&mut self, reason: &str, now: Timestamp) {
-        self.end(CloseReason::Channel(reason.to_owned()), now);
-        self.hello = None;
-        self.times.send_began = None;
-        if let Phase::Open(open) = &mut self.phase {
-            open.outbox.clear_all();
+        match &self.phase {
+            Phase::Open(_) if !self.is_ended() => self.channel_end = Some(reason.to_owned()),
+            _ => self.end(CloseReason::Channel(reason.to_owned()), now),
         }
+        self.let_go();
     }
 
     /// Ends the connection at once, for a bound of this end's own.
@@ -487,18 +509,51 @@ impl Connection {
         self.end(reason, now);
     }
 
-    /// Gives the one `Closed` event, and leaves nothing to be sent but the reason.
+    /// Ends the connection at once, for a reason that an open connection tells its peer.
     fn end(&mut self, reason: CloseReason, now: Timestamp) {
+        let then = match (&reason, &self.phase) {
+            (CloseReason::Peer { .. } | CloseReason::Channel(_), _) | (_, Phase::Greeting(_)) => {
+                Then::Nothing
+            }
+            _ => Then::ChannelEnd,
+        };
+        self.end_then(reason, then, now);
+    }
+
+    /// Gives the one `Closed` event, and leaves nothing to be sent but the reason.
+    fn end_then(&mut self, reason: CloseReason, then: Then, now: Timestamp) {
         if self.is_ended() {
             return;
         }
         if let Phase::Open(open) = &mut self.phase {
-            open.outbox.clear();
-            let text = reason.to_string();
-            open.push_control(&Control::Close(Close { code: reason.code(), text: ReasonText::of(&text) }));
+            let text = match &reason {
+                CloseReason::Local { text, .. } => text.clone(),
+                CloseReason::Peer { .. } => String::new(),
+                other => other.to_string(),
+            };
+            open.stop(
+                &Control::Close(Close { code: reason.code(), text: ReasonText::of(&text) }),
+                then == Then::PeerClose,
+            );
         }
-        self.ending = Ending::Ended { since: now };
+        let is_gone = self.channel_end.is_some() || matches!(reason, CloseReason::Channel(_));
+        self.ending = Ending::Ended { since: now, then };
         self.events.push_back(ConnectionEvent::Closed(reason));
+        if is_gone {
+            self.let_go();
+        }
+    }
+
+    /// Gives up what has not been sent, and what is still awaited: it cannot come to anything any more.
+    fn let_go(&mut self) {
+        self.hello = None;
+        self.times.send_began = None;
+        if let Phase::Open(open) = &mut self.phase {
+            open.outbox.clear_all();
+        }
+        if let Ending::Ended { then, .. } = &mut self.ending {
+            *then = Then::Nothing;
+        }
     }
 
     fn is_ended(&self) -> bool {
@@ -508,14 +563,14 @@ impl Connection {
     /// Its open state, while messages may be sent.
     fn running(&mut self) -> Option<&mut Open> {
         match (&mut self.phase, &self.ending) {
-            (Phase::Open(open), Ending::Running) => Some(open),
+            (Phase::Open(open), Ending::Running) if self.channel_end.is_none() => Some(open),
             _ => None,
         }
     }
 
     /// True between the handshake and the end.
     pub fn is_open(&self) -> bool {
-        matches!((&self.phase, &self.ending), (Phase::Open(_), Ending::Running))
+        matches!((&self.phase, &self.ending), (Phase::Open(_), Ending::Running)) && self.channel_end.is_none()
     }
 
     /// What packing did on this connection.

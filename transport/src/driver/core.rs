@@ -80,7 +80,7 @@ pub struct Core {
     /// Connections that may have something to send.
     dirty: VecDeque<u32>,
     /// Connections whose parsing waits for buffers.
-    pub(super) stalled: Vec<u32>,
+    stalled: Vec<u32>,
     gather: GatherList,
     pub(super) connection_timers: Timers,
     pub(super) handler_timers: Timers,
@@ -98,12 +98,15 @@ struct Entry {
     peer: String,
     is_sending: bool,
     is_dirty: bool,
+    is_stalled: bool,
+    /// The channel has ended, and what arrived before waits for buffers.
+    is_gone: bool,
 }
 
 enum EntryState {
     Free,
-    /// The channel is coming up.
-    Connecting,
+    /// The channel is coming up, unless this end has given it up for this reason.
+    Connecting(Option<CloseReason>),
     Connected(Box<Connection>),
 }
 
@@ -220,7 +223,7 @@ impl Core {
     /// [`ConnectError`] for what is known at once.
     pub fn connect(&mut self, address: &Address) -> Result<ConnectionId, ConnectError> {
         let channel = self.wires.connect(address)?;
-        let id = self.insert(address.wire(), channel, address.to_string(), EntryState::Connecting);
+        let id = self.insert(address.wire(), channel, address.to_string(), EntryState::Connecting(None));
         self.connection_timers.set(id.index(), self.now + self.config.connection.handshake_timeout);
         Ok(id)
     }
@@ -348,7 +351,10 @@ impl Core {
         }
         match &mut entry.state {
             EntryState::Connected(found) => found.close(code, text, self.now),
-            EntryState::Connecting => self.wires.close(entry.wire, entry.channel),
+            EntryState::Connecting(given_up) => {
+                given_up.get_or_insert(CloseReason::Local { code, text: text.to_owned() });
+                self.wires.close(entry.wire, entry.channel);
+            }
             EntryState::Free => return,
         }
         self.mark_dirty(connection.index);
@@ -368,9 +374,10 @@ impl Core {
         link: LinkId,
         act: impl FnOnce(&mut Connection) -> Result<(), LinkError>,
     ) -> Result<(), LinkError> {
-        let outcome = find(&mut self.entries, connection).map_or(Err(LinkError::NotAttached(link)), act);
+        let found = find(&mut self.entries, connection).ok_or(LinkError::NotAttached(link))?;
+        act(found)?;
         self.mark_dirty(connection.index);
-        outcome
+        Ok(())
     }
 }
 
@@ -396,7 +403,8 @@ impl Core {
         }
         let Ok(mut connection) = Connection::server(config, &self.identity, path.packet_bytes, self.now)
         else {
-            return;
+            // It cannot happen: the configuration was checked when the driver started.
+            return self.wires.close(kind, channel);
         };
         if self.open_entries >= self.config.connections_max {
             let text = format!("{} connections are open (connections_max)", self.open_entries);
@@ -424,15 +432,10 @@ impl Core {
     /// The next event of a connection. When buffers are short it is remembered, and asked again later.
     pub(super) fn poll_event(&mut self, id: ConnectionId) -> Option<ConnectionEvent> {
         let connection = find(&mut self.entries, id)?;
-        match connection.poll_event(self.now, &mut self.pool) {
-            Ok(Some(event)) => Some(event),
-            Ok(None) => None,
-            Err(_) => {
-                self.stats.pool_stalls += 1;
-                self.stalled.push(id.index);
-                None
-            }
-        }
+        connection.poll_event(self.now, &mut self.pool).unwrap_or_else(|_| {
+            self.note_stalled(id);
+            None
+        })
     }
 
     /// All events of a connection were pulled: its timer is set anew, and its sending is to be looked at.
@@ -442,6 +445,28 @@ impl Core {
             if connection.wants_transmit() || connection.is_finished() {
                 self.mark_dirty(id.index);
             }
+        }
+    }
+
+    fn note_stalled(&mut self, id: ConnectionId) {
+        self.stats.pool_stalls += 1;
+        let entry = &mut self.entries[id.index()];
+        if !entry.is_stalled {
+            entry.is_stalled = true;
+            self.stalled.push(id.index);
+        }
+    }
+
+    /// Whether something waits for buffers.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.stalled.is_empty()
+    }
+
+    /// Moves those that wait for buffers to `stalled`; they are to be tried again.
+    pub(super) fn take_stalled(&mut self, stalled: &mut Vec<ConnectionId>) {
+        while let Some(index) = self.stalled.pop() {
+            self.entries[index as usize].is_stalled = false;
+            stalled.push(self.id(index));
         }
     }
 
@@ -456,15 +481,13 @@ impl Core {
     pub(super) fn transmit(&mut self, id: ConnectionId) {
         let entry = &mut self.entries[id.index()];
         let EntryState::Connected(connection) = &mut entry.state else { return };
-        if entry.is_sending {
+        if entry.is_sending || entry.is_gone {
             return;
         }
+        let mut stalls = false;
         if connection.wants_transmit() {
-            // When the pool is empty, what was packed leaves, and the rest is tried again when it was sent.
-            if connection.poll_transmit(self.now, &mut self.pool, &mut self.gather).is_err() {
-                self.stats.pool_stalls += 1;
-                self.stalled.push(id.index);
-            }
+            // When the pool is empty, what was packed leaves, and the rest is tried again later.
+            stalls = connection.poll_transmit(self.now, &mut self.pool, &mut self.gather).is_err();
             if !self.gather.is_empty() {
                 let outcome = self.wires.send(entry.wire, entry.channel, &mut self.gather);
                 entry.is_sending = outcome != Err(SendRefused::NotOpen);
@@ -476,6 +499,9 @@ impl Core {
             self.wires.close(entry.wire, entry.channel);
         }
         self.connection_timers.set(id.index(), connection.next_timeout());
+        if stalls {
+            self.note_stalled(id);
+        }
     }
 
     pub(super) fn expired(&mut self, index: usize) -> ConnectionId {
@@ -484,30 +510,45 @@ impl Core {
         match &mut entry.state {
             EntryState::Connected(connection) => {
                 connection.handle_timeout(self.now);
-                if connection.is_finished() {
+                if connection.is_finished() && !entry.is_gone {
                     self.wires.close(entry.wire, entry.channel);
                 }
                 self.connection_timers.set(index, connection.next_timeout());
             }
-            // It did not come up in time; its Closed event says so.
-            EntryState::Connecting => self.wires.close(entry.wire, entry.channel),
+            EntryState::Connecting(given_up) => {
+                let timeout = self.config.connection.handshake_timeout;
+                given_up.get_or_insert(CloseReason::HandshakeTimeout(timeout));
+                self.wires.close(entry.wire, entry.channel);
+            }
             EntryState::Free => {}
         }
         self.mark_dirty(index as u32);
         id
     }
 
-    /// A channel has ended. Says what to report, if that was not reported before.
+    /// A channel has ended. Says what to report, unless its connection does.
     pub(super) fn channel_closed(&mut self, id: ConnectionId, reason: &str) -> Option<CloseReason> {
-        let was_connecting = match &mut self.entries[id.index()].state {
+        let entry = &mut self.entries[id.index()];
+        entry.is_gone = true;
+        self.by_channel[entry.wire.index()][entry.channel.slot as usize] = NONE;
+        match &mut entry.state {
             EntryState::Connected(connection) => {
                 connection.handle_channel_end(reason, self.now);
-                false
+                None
             }
-            EntryState::Connecting => true,
-            EntryState::Free => false,
-        };
-        was_connecting.then(|| CloseReason::Channel(reason.to_owned()))
+            EntryState::Connecting(given_up) => {
+                Some(given_up.take().unwrap_or_else(|| CloseReason::Channel(reason.to_owned())))
+            }
+            EntryState::Free => None,
+        }
+    }
+
+    /// Forgets a connection whose channel is gone, once everything that had arrived was handed on.
+    pub(super) fn remove_if_gone(&mut self, id: ConnectionId) {
+        let entry = &self.entries[id.index()];
+        if entry.generation == id.generation && entry.is_gone && !entry.is_stalled {
+            self.remove(id);
+        }
     }
 
     /// The end of a connection was reported to the handler.
@@ -515,8 +556,7 @@ impl Core {
         self.stats.count_closed(reason);
     }
 
-    /// Forgets a connection whose channel is gone.
-    pub(super) fn remove(&mut self, id: ConnectionId) {
+    fn remove(&mut self, id: ConnectionId) {
         let entry = &mut self.entries[id.index()];
         if let EntryState::Connected(connection) = &entry.state {
             self.packing_of_closed.add(&connection.packing_stats());
@@ -524,7 +564,7 @@ impl Core {
         entry.state = EntryState::Free;
         entry.generation = entry.generation.wrapping_add(1);
         entry.peer = String::new();
-        self.by_channel[entry.wire.index()][entry.channel.slot as usize] = NONE;
+        entry.is_gone = false;
         self.connection_timers.clear(id.index());
         self.free.push(id.index);
         self.open_entries -= 1;
@@ -543,9 +583,13 @@ impl Core {
     fn insert(&mut self, wire: WireKind, channel: Channel, peer: String, state: EntryState) -> ConnectionId {
         let index = self.free.pop().unwrap_or(self.entries.len() as u32);
         let generation = self.entries.get(index as usize).map_or(0, |entry| entry.generation);
-        let entry = Entry { generation, state, wire, channel, peer, is_sending: false, is_dirty: false };
+        // A place that is used again may still be in the list of those to be looked at.
+        let is_dirty = self.entries.get(index as usize).is_some_and(|free| free.is_dirty);
+        let (is_sending, is_stalled, is_gone) = (false, false, false);
+        let entry =
+            Entry { generation, state, wire, channel, peer, is_sending, is_dirty, is_stalled, is_gone };
         match self.entries.get_mut(index as usize) {
-            Some(free) => *free = Entry { is_dirty: free.is_dirty, ..entry },
+            Some(free) => *free = entry,
             None => self.entries.push(entry),
         }
         let slots = &mut self.by_channel[wire.index()];

@@ -69,7 +69,7 @@ pub struct Driver<H> {
     core: Core,
     handler: H,
     events: Vec<WireEvent>,
-    stalled: Vec<u32>,
+    stalled: Vec<ConnectionId>,
     waiter: Waiter,
     /// The last turn found something, and nothing was waited for since.
     has_just_turned: bool,
@@ -140,13 +140,16 @@ impl<H: Handler> Driver<H> {
     /// As [`Driver::turn`].
     pub fn run(&mut self) -> io::Result<()> {
         while !self.core.is_stopping {
-            self.turn_and_wait(Timestamp::NEVER)?;
+            self.turn_and_wait(Timestamp::NEVER, &mut |_, _| false)?;
         }
         Ok(())
     }
 
-    /// Turns and waits until `is_done`, which is asked after each turn that found something, or until `timeout` is
-    /// over; says whether it is done.
+    /// Turns and waits until `is_done`, which is asked before each turn and once more before each sleep, or until
+    /// `timeout` is over; says whether it is done.
+    ///
+    /// Another thread that makes it done wakes the driver by its [`Core::wakeup`] afterwards. No such wake is lost,
+    /// since the driver asks again when it has announced its sleep.
     ///
     /// # Errors
     /// As [`Driver::turn`].
@@ -164,7 +167,9 @@ impl<H: Handler> Driver<H> {
             if self.core.now() >= deadline || self.core.is_stopping {
                 return Ok(false);
             }
-            self.turn_and_wait(deadline)?;
+            if self.turn_and_wait(deadline, &mut is_done)? {
+                return Ok(true);
+            }
         }
     }
 
@@ -186,47 +191,57 @@ impl<H: Handler> Driver<H> {
     }
 
     /// A turn, and after one that found nothing, what the waiter says. Where it would sleep at once anyway, the turn
-    /// that finds nothing is left out: the sleep looks for itself.
-    fn turn_and_wait(&mut self, deadline: Timestamp) -> io::Result<()> {
+    /// that finds nothing is left out: the sleep looks for itself. True if it is done.
+    fn turn_and_wait(
+        &mut self,
+        deadline: Timestamp,
+        is_done: &mut impl FnMut(&mut Core, &mut H) -> bool,
+    ) -> io::Result<bool> {
         if !(self.has_just_turned && self.waiter.sleeps_at_once()) {
             self.has_just_turned = self.turn()?;
             if self.has_just_turned {
                 self.waiter.found(self.core.now());
-                return Ok(());
+                return Ok(false);
             }
         }
         self.has_just_turned = false;
         match self.waiter.found_nothing(self.core.now()) {
             WaitStep::Poll => std::hint::spin_loop(),
             WaitStep::Yield => std::thread::yield_now(),
-            WaitStep::Sleep => self.sleep(deadline)?,
+            WaitStep::Sleep => return self.sleep(deadline, is_done),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Arms the wakeup, looks once more at what only the wakeup would tell of, and sleeps. What the wait point itself
-    /// watches needs no look: it ends the sleep at once if it is there.
-    fn sleep(&mut self, deadline: Timestamp) -> io::Result<()> {
+    /// watches needs no look: it ends the sleep at once if it is there. True if it is done.
+    fn sleep(
+        &mut self,
+        deadline: Timestamp,
+        is_done: &mut impl FnMut(&mut Core, &mut H) -> bool,
+    ) -> io::Result<bool> {
         self.core.wakeup().about_to_sleep();
         let mut found = self.handler.take_submissions(&mut self.core);
         found |= self.poll_wire(WireKind::Inproc)?;
         self.flush();
-        if found {
+        // What another thread did before the wakeup was armed has woken nobody.
+        let done = is_done(&mut self.core, &mut self.handler);
+        if found || done {
             self.core.wakeup().awake();
             self.waiter.found(self.core.now());
-            return Ok(());
+            return Ok(done);
         }
         let timers = [&self.core.connection_timers, &self.core.handler_timers];
         let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
         self.core.read_clock();
         let mut timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
-        if !self.core.stalled.is_empty() {
+        if self.core.is_stalled() {
             // Buffers that other threads give back wake nobody.
             timeout = Some(timeout.map_or(STALLED_SLEEP, |timeout| timeout.min(STALLED_SLEEP)));
         }
         let slept = self.core.wires.sleep(timeout);
         self.core.wakeup().awake();
-        slept
+        slept.map(|()| false)
     }
 
     fn poll_wires(&mut self) -> io::Result<bool> {
@@ -278,7 +293,7 @@ impl<H: Handler> Driver<H> {
             self.report_closed(id, &reason);
         }
         self.pull(id);
-        self.core.remove(id);
+        self.core.remove_if_gone(id);
     }
 
     /// Gives the handler every event that a connection has.
@@ -332,6 +347,7 @@ impl<H: Handler> Driver<H> {
             fired = true;
             let id = self.core.expired(index);
             self.pull(id);
+            self.core.remove_if_gone(id);
         }
         while let Some(key) = self.core.handler_timers.pop_expired(self.core.now()) {
             fired = true;
@@ -342,15 +358,14 @@ impl<H: Handler> Driver<H> {
 
     /// Tries again what waited for buffers.
     fn retry_stalled(&mut self) {
-        if self.core.stalled.is_empty() {
-            return;
-        }
-        std::mem::swap(&mut self.stalled, &mut self.core.stalled);
-        while let Some(index) = self.stalled.pop() {
-            let id = self.core.id(index);
+        let mut stalled = std::mem::take(&mut self.stalled);
+        self.core.take_stalled(&mut stalled);
+        for id in stalled.drain(..) {
             self.pull(id);
             self.core.transmit(id);
+            self.core.remove_if_gone(id);
         }
+        self.stalled = stalled;
     }
 
     /// Starts the sends that this turn has made ready.
@@ -366,3 +381,6 @@ impl<H: Handler> Driver<H> {
 
 /// How long a driver sleeps at most while something waits for buffers.
 const STALLED_SLEEP: Duration = Duration::from_millis(1);
+
+#[cfg(all(test, not(loom)))]
+mod tests;

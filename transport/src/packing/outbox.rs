@@ -96,6 +96,16 @@ struct LaneQueue {
 struct ControlQueue {
     bytes: Vec<u8>,
     lengths: VecDeque<usize>,
+    /// Behind these, those that wait for messages.
+    behind: VecDeque<Behind>,
+}
+
+/// A control record that must not overtake the messages that were queued before it.
+#[derive(Debug)]
+struct Behind {
+    /// By lane, the sequence number that the lane comes to when they have left.
+    positions: [u64; LANES],
+    record: Box<[u8]>,
 }
 
 /// What goes into the next frame.
@@ -169,9 +179,32 @@ impl Outbox {
         self.control.lengths.push_back(record.len());
     }
 
+    /// As [`Outbox::push_control`], but the record leaves only when all messages have left that are queued now.
+    pub fn push_control_behind_messages(&mut self, record: &[u8]) {
+        if self.waiting_messages() == 0 {
+            return self.push_control_behind_control(record);
+        }
+        let positions = self.lanes.each_ref().map(|lane| lane.next_sequence + lane.messages.len() as u64);
+        self.control.behind.push_back(Behind { positions, record: record.into() });
+    }
+
+    /// As [`Outbox::push_control`], but the record does not overtake those that wait for messages.
+    pub fn push_control_behind_control(&mut self, record: &[u8]) {
+        if self.control.behind.is_empty() {
+            return self.push_control(record);
+        }
+        self.control.behind.push_back(Behind { positions: [0; LANES], record: record.into() });
+    }
+
     /// Control records that wait.
     pub fn waiting_control(&self) -> usize {
-        self.control.lengths.len()
+        self.control.lengths.len() + self.control.behind.len()
+    }
+
+    /// Whether bulk is what a lane has to send next.
+    pub fn bulk_is_next(&self) -> bool {
+        let is_bulk = |message: &Message| self.rules.is_bulk(message.body.len() as u64);
+        self.lanes.iter().any(|lane| lane.messages.front().is_some_and(is_bulk))
     }
 
     /// Messages that wait, the one that is leaving in chunks included.
@@ -207,6 +240,7 @@ impl Outbox {
     ) -> Result<usize, PoolError> {
         let mut frames = 0;
         while gather.len() < BATCH_BYTES_MAX && gather.room() > SEGMENTS_IN_FRAME_MAX + 2 {
+            self.release_control();
             let plan = self.plan(windows);
             if plan.records == 0 {
                 break;
@@ -252,8 +286,21 @@ impl Outbox {
         Ok(())
     }
 
-    /// Drops the messages that wait; control records stay. The connection is ending.
+    /// Queues the control records that waited for messages which have left.
+    fn release_control(&mut self) {
+        while let Some(behind) = self.control.behind.pop_front() {
+            let has_left = |(lane, &position): (&LaneQueue, &u64)| lane.next_sequence >= position;
+            if !self.lanes.iter().zip(&behind.positions).all(has_left) {
+                return self.control.behind.push_front(behind);
+            }
+            self.push_control(&behind.record);
+        }
+    }
+
+    /// Drops the messages that wait, and the control records that wait for them; the others stay. The connection is
+    /// ending.
     pub fn clear(&mut self) {
+        self.control.behind.clear();
         for lane in &mut self.lanes {
             lane.messages.clear();
             (lane.waiting_bytes, lane.chunked_bytes) = (0, 0);
@@ -288,7 +335,9 @@ impl Outbox {
             return plan;
         }
         self.plan_control(&mut plan);
-        if windows.frames.available() > 0 {
+        // Where not all control records fit, no shorter message overtakes one: it may need the link that one grants.
+        let all_control = plan.control_records == self.control.lengths.len();
+        if all_control && windows.frames.available() > 0 {
             for lane in Lane::ALL {
                 if !self.plan_lane(lane, windows, &mut plan) {
                     break;

@@ -139,7 +139,7 @@ impl Parameters {
         in_range(MessageBytesMax, self.message_bytes_max, 1u64, u64::MAX)?;
         // Fewer could not carry an attach, its answer, a grant and the close at the same time.
         in_range(ControlSlots, self.control_slots, 4u32, FRAME_SLOTS_MAX)?;
-        in_range(FrameSlots, self.frame_slots, 5u32, FRAME_SLOTS_MAX)?;
+        in_range(FrameSlots, self.frame_slots, 8u32, FRAME_SLOTS_MAX)?;
         in_range(KeepAliveMs, self.keep_alive_ms, 1u32, u32::MAX)?;
         in_range(LinksMax, self.links_max, 1u32, u32::MAX)?;
         self.check_relations()
@@ -154,7 +154,9 @@ impl Parameters {
         fits(EagerBytesMax, self.eager_bytes_max, frame.saturating_sub(head))?;
         // ...or with the first chunk of a longer one.
         fits(ChunkBytesMax, self.chunk_bytes_max, frame.saturating_sub(head))?;
-        fits(ControlSlots, self.control_slots, u64::from(self.frame_slots).saturating_sub(1))?;
+        // Half of the slots are for data, since a receiver grants anew when half of them are free again: with fewer,
+        // data would use up its share without the receiver having a reason to speak.
+        fits(ControlSlots, self.control_slots, u64::from(self.frame_slots / 2))?;
         // One keep-alive may be late or lost without the peer being taken for dead.
         fits(KeepAliveMs, self.keep_alive_ms, u64::from(self.idle_timeout_ms / 2))
     }

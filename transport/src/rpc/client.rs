@@ -1,6 +1,6 @@
 //! Clients: a driver of one's own, or one in the background.
 
-use super::calls::{Call, CallStats, Calls, Submission};
+use super::calls::{Call, CallStats, Calls, Progress, Submission};
 use super::destination::{ReplyDestination, Shard};
 use super::error::CallError;
 use super::future::{CallFuture, Reply};
@@ -68,12 +68,14 @@ pub enum ClientError {
         reason: String,
     },
     /// The connection did not come up in time.
-    #[error("connecting to {address} was not done after {timeout:?} (connect_timeout)")]
+    #[error("connecting to {address} was not done after {timeout:?} (connect_timeout): {missing}")]
     ConnectTimeout {
         /// Where.
         address: Address,
         /// The limit.
         timeout: Duration,
+        /// What had not happened.
+        missing: &'static str,
     },
     /// As many clients use the process's reply destination as it can have.
     #[error("256 clients use this reply destination already; share one by its handles")]
@@ -88,6 +90,8 @@ pub enum ClientError {
 pub struct Client {
     driver: Driver<Calls>,
     handle: CallHandle,
+    /// Wakes the driver for what it waits for, from whatever thread.
+    signal: Arc<DriverSignal>,
 }
 
 impl Client {
@@ -108,24 +112,49 @@ impl Client {
         address: &Address,
         config: ClientConfig,
     ) -> Result<Self, ClientError> {
+        let timeout = config.connect_timeout;
+        let mut client = Self::start_connecting(destination, address, config)?;
+        let is_known = |calls: &Calls| matches!(calls.progress(), Progress::Connected | Progress::Closed(_));
+        client.driver.run_until(Some(timeout), |_, calls| is_known(calls))?;
+        let address = address.clone();
+        let missing = match client.driver.parts().1.progress() {
+            Progress::Connected => return Ok(client),
+            Progress::Closed(reason) => {
+                return Err(ClientError::NotConnected { address, reason: reason.to_owned() });
+            }
+            Progress::Handshake => "the peer has not answered",
+            Progress::ReplyDestination => "the peer has not agreed to deliver replies",
+        };
+        Err(ClientError::ConnectTimeout { address, timeout, missing })
+    }
+
+    /// A client whose connection is coming up.
+    pub(super) fn start_connecting(
+        destination: &ReplyDestination,
+        address: &Address,
+        config: ClientConfig,
+    ) -> Result<Self, ClientError> {
         let shard = destination.shard().ok_or(ClientError::TooManyClients)?;
         let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
         let (submissions, submitter) = Submissions::new(config.submissions_max, wakeup.clone());
         let calls = Calls::new(destination.clone(), shard.clone(), submissions, config.reply_bytes_max);
         let identity = destination.identity(&config.name);
-        let mut driver = Driver::with_wakeup(config.driver, identity, wakeup, calls)?;
+        let mut driver = Driver::with_wakeup(config.driver, identity, wakeup.clone(), calls)?;
         driver.parts().0.connect(address)?;
-        let timeout = config.connect_timeout;
-        let is_known = |calls: &mut Calls| calls.is_connected().is_some();
-        driver.run_until(Some(timeout), |_, calls| is_known(calls))?;
-        match driver.parts().1.is_connected() {
-            Some(Ok(())) => {}
-            Some(Err(reason)) => return Err(ClientError::NotConnected { address: address.clone(), reason }),
-            None => return Err(ClientError::ConnectTimeout { address: address.clone(), timeout }),
-        }
         let pool = Pool::new(PoolConfig::edge()).map_err(DriverError::Pool)?;
         let handle = CallHandle { shard, submitter, pool: Arc::new(Mutex::new(pool)) };
-        Ok(Self { driver, handle })
+        let signal = Arc::new(DriverSignal { is_woken: AtomicBool::new(true), wakeup });
+        Ok(Self { driver, handle, signal })
+    }
+
+    #[cfg(test)]
+    pub(super) fn reclaim(&mut self) {
+        self.driver.parts().0.pool().reclaim();
+    }
+
+    #[cfg(test)]
+    pub(super) fn calls(&mut self) -> &mut Calls {
+        self.driver.parts().1
     }
 
     /// A handle that starts calls from any thread, also from futures inside [`Client::block_on`].
@@ -154,7 +183,7 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub fn call(&mut self, destination: &str, bytes: &[u8], timeout: Duration) -> Result<Reply, CallError> {
-        let body = self.body(bytes).map_err(unsendable)?;
+        let body = self.body(bytes)?;
         let call = self.start(destination, body, Lane::Normal, timeout);
         self.wait(call)
     }
@@ -168,7 +197,7 @@ impl Client {
         };
         let correlation = ticket.correlation();
         let (core, calls) = self.driver.parts();
-        calls.begin(core, Call { correlation, destination: destination.into(), body, lane, timeout });
+        calls.begin(core, correlation, destination, (body, lane), timeout);
         CallFuture::waiting(ticket, self.handle.submitter.clone())
     }
 
@@ -176,14 +205,10 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`].
-    pub fn wait(&mut self, mut call: CallFuture) -> Result<Reply, CallError> {
-        let mut outcome = None;
-        let ran = self.driver.run_until(None, |_, _| {
-            outcome = call.try_take();
-            outcome.is_some()
-        });
-        let reason = || ran.err().map_or("the driver was stopped".to_owned(), |error| error.to_string());
-        outcome.unwrap_or_else(|| Err(CallError::OutcomeUnknown { reason: reason() }))
+    pub fn wait(&mut self, call: CallFuture) -> Result<Reply, CallError> {
+        // Not only this driver can end the call: its reply may come over the connection of another client.
+        self.block_on(call)
+            .unwrap_or_else(|error| Err(CallError::OutcomeUnknown { reason: error.to_string() }))
     }
 
     /// Does what can be done now, without waiting; true if it found anything to do.
@@ -211,10 +236,8 @@ impl Client {
     /// # Errors
     /// Only when a wire as a whole is broken.
     pub fn block_on<F: Future>(&mut self, future: F) -> io::Result<F::Output> {
-        let signal = Arc::new(DriverSignal {
-            is_woken: AtomicBool::new(true),
-            wakeup: self.driver.parts().0.wakeup().clone(),
-        });
+        let signal = self.signal.clone();
+        signal.is_woken.store(true, Ordering::Relaxed);
         let waker = Waker::from(signal.clone());
         let mut future = pin!(future);
         let mut output = None;
@@ -241,6 +264,7 @@ impl Client {
 }
 
 /// Wakes a future inside [`Client::block_on`], from whatever thread.
+#[derive(Debug)]
 struct DriverSignal {
     is_woken: AtomicBool,
     wakeup: Arc<Wakeup>,
@@ -334,7 +358,7 @@ impl CallHandle {
         let body = self.pool.lock().unwrap_or_else(PoisonError::into_inner).copy_body(bytes);
         match body {
             Ok(body) => self.call_with(destination, body, Lane::Normal, timeout),
-            Err(error) => CallFuture::failed(unsendable(error)),
+            Err(error) => CallFuture::failed(error.into()),
         }
     }
 
@@ -348,9 +372,9 @@ impl CallHandle {
         let call = Call { correlation, destination: destination.into(), body, lane, timeout };
         match self.submitter.push(Submission::Call(call)) {
             Ok(()) => CallFuture::waiting(ticket, self.submitter.clone()),
-            Err(SubmitRefused::Full { .. }) => CallFuture::failed(CallError::Unsendable {
-                reason: "the driver has not taken the calls before it (submissions_max)".to_owned(),
-            }),
+            Err(SubmitRefused::Full { limit, .. }) => {
+                CallFuture::failed(CallError::QueueFull { submissions_max: limit })
+            }
             Err(_) => {
                 CallFuture::failed(CallError::NotConnected { reason: "the client was dropped".to_owned() })
             }
@@ -381,8 +405,4 @@ impl CallHandle {
         }
         self.shard.slots.reserve().map_err(|full| CallError::TooManyCalls { calls_max: full.limit })
     }
-}
-
-fn unsendable(error: PoolError) -> CallError {
-    CallError::Unsendable { reason: error.to_string() }
 }

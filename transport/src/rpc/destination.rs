@@ -87,8 +87,9 @@ impl ReplyDestination {
         self.0.process
     }
 
-    pub(super) fn calls_max(&self) -> u32 {
-        self.0.calls_max
+    /// How many calls all its clients together can have in flight.
+    pub(super) fn calls_of_all_max(&self) -> u64 {
+        u64::from(self.0.calls_max) * SHARDS as u64
     }
 
     /// Takes a shard; `None` when as many clients use this destination as there can be.

@@ -1,5 +1,6 @@
 //! How a call can end other than with a reply.
 
+use crate::pool::PoolError;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -7,7 +8,8 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the service failed ({code}): {text}")]
 pub struct ServiceError {
-    /// A number of the service's choice.
+    /// A number of the service's choice. 0 is also used by what runs the service, when it gave no reason or when its
+    /// reply cannot be sent.
     pub code: u32,
     /// For people.
     pub text: String,
@@ -39,6 +41,14 @@ pub enum CallError {
     /// No reply came in time. The request may or may not have been handled.
     #[error("no reply after {0:?}; the request may or may not have been handled")]
     TimedOut(Duration),
+    /// The time was over before the destination had room for the request. It was not sent.
+    #[error("not sent within {timeout:?}: {reason}")]
+    NotSentInTime {
+        /// The call's timeout.
+        timeout: Duration,
+        /// What it waited for.
+        reason: String,
+    },
     /// The connection ended before the reply came. The request may or may not have been handled.
     #[error("outcome unknown: {reason}; the request may or may not have been handled")]
     OutcomeUnknown {
@@ -57,6 +67,17 @@ pub enum CallError {
         /// The limit.
         calls_max: u32,
     },
+    /// The driver has not taken the calls before it yet. The request was not sent.
+    #[error(
+        "{submissions_max} calls wait for the client's driver (submissions_max): try again, or raise the limit"
+    )]
+    QueueFull {
+        /// The limit.
+        submissions_max: usize,
+    },
+    /// There is no buffer for the request. It was not sent.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// The timeout is longer than a request can say. The request was not sent.
     #[error("a timeout of {0:?} is longer than the {1:?} that a request can say")]
     TimeoutTooLong(Duration, Duration),

@@ -82,10 +82,13 @@ impl CallFuture {
         Some(outcome)
     }
 
-    /// Blocks this thread until the outcome is there, once; `None` if it is not there after `timeout`.
+    /// Blocks this thread until the outcome is there; `None` if it is not there after `timeout`, or was taken before.
     ///
     /// For threads other than the one that turns the client's driver: that one uses [`super::Client::wait`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Option<Result<Reply, CallError>> {
+        if matches!(self.state, State::Done) {
+            return None;
+        }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let waker = Waker::from(Arc::new(ThreadSignal(thread::current())));
         loop {

@@ -3,7 +3,8 @@
 //! A process has one [`ReplyDestination`], shared by all its clients and threads. A [`Client`] is a driver with the
 //! calling end as its handler: polled on the caller's own thread by [`Client::call`] and [`Client::block_on`], or by a
 //! thread of its own ([`BackgroundClient`]). A [`CallHandle`] starts calls from any thread, under any executor. A
-//! [`Service`] answers requests, behind a broker or by itself.
+//! [`Service`] answers requests, behind a broker or by itself, on its caller's thread or on one of its own
+//! ([`BackgroundService`]).
 //!
 //! What it promises: each call ends exactly once, with a reply, with the service's error, or with a [`CallError`] that
 //! says whether trying again is safe; a future that is dropped leaves nothing behind; a reply finds its call by an
@@ -23,7 +24,7 @@ pub use client::{BackgroundClient, CALL_TIMEOUT_MAX, CallHandle, Client, ClientC
 pub use destination::ReplyDestination;
 pub use error::{CallError, ServiceError};
 pub use future::{CallFuture, Reply};
-pub use service::{Request, Service, ServiceConfig, ServiceFailure, ServiceStats};
+pub use service::{BackgroundService, Request, Service, ServiceConfig, ServiceFailure, ServiceStats};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

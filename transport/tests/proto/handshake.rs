@@ -190,7 +190,7 @@ fn every_impossible_parameter_is_found() {
         (Parameter::ChunkBytesMax, Parameters { chunk_bytes_max: 65_536 - 32 - 96 + 1, ..default }),
         (Parameter::MessageBytesMax, Parameters { message_bytes_max: 0, ..default }),
         (Parameter::ControlSlots, Parameters { control_slots: 3, ..default }),
-        (Parameter::ControlSlots, Parameters { control_slots: 64, ..default }),
+        (Parameter::ControlSlots, Parameters { control_slots: 33, ..default }),
         (Parameter::FrameSlots, Parameters { frame_slots: (1 << 20) + 1, ..default }),
         (Parameter::KeepAliveMs, Parameters { keep_alive_ms: 0, ..default }),
         (Parameter::KeepAliveMs, Parameters { idle_timeout_ms: 9_999, ..default }),

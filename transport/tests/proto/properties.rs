@@ -214,7 +214,7 @@ fn with_control<T>(
 
 fn parameters() -> impl Strategy<Value = Parameters> {
     let sizes = (16..=4096u32, 64..=512u16, 0..=100u32, 0..=100u32, 0..=100u32);
-    (sizes, 1..=u64::MAX, 5..=1u32 << 20, 4..=u16::MAX, 1..=1u32 << 30, 0..=1u32 << 30, 1..=u32::MAX)
+    (sizes, 1..=u64::MAX, 8..=1u32 << 20, 4..=u16::MAX, 1..=1u32 << 30, 0..=1u32 << 30, 1..=u32::MAX)
         .prop_map(|((lines, eighths, packet, eager, chunk), message, slots, control, keep, idle, links)| {
             let frame = lines * 64;
             // A share of what fits, in percent.
@@ -227,7 +227,7 @@ fn parameters() -> impl Strategy<Value = Parameters> {
                 chunk_bytes_max: share(chunk, frame - 32 - 96),
                 message_bytes_max: message,
                 frame_slots: slots,
-                control_slots: control.min((slots - 1).min(u16::MAX.into()) as u16),
+                control_slots: control.min((slots / 2).min(u16::MAX.into()) as u16),
                 keep_alive_ms: keep,
                 idle_timeout_ms: (keep * 2).saturating_add(idle),
                 links_max: links,

@@ -34,6 +34,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+/// Bodies lie at multiples of so many bytes in the stream, and shall in memory: copies between places that differ
+/// modulo a page by a few bytes cost ten times as much.
+const LINE_BYTES: usize = 64;
+
 /// One thread's TCP channels and listeners, on whichever engine the machine allows.
 ///
 /// It stays on the thread that opened it (it is not [`Send`]): the kernel accepts an `io_uring` that was set up for

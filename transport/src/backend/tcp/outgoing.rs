@@ -1,7 +1,10 @@
 //! What one channel is sending.
 
+use super::socket::check_bytes;
 use crate::pool::{GATHER_SEGMENTS_MAX, GatherList};
 use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
 use std::ptr;
 
 /// The send in flight: the segments that it holds, and their addresses in the form that the kernel takes.
@@ -75,6 +78,24 @@ impl Outgoing {
         self.header.msg_iov = parts.as_mut_ptr();
         self.header.msg_iovlen = parts.len() as _;
         Rest::Many(&raw const *self.header)
+    }
+
+    /// Writes to a socket that does not block what it takes of the rest, and says how much that was; to be followed by
+    /// [`Outgoing::advance`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    #[inline]
+    pub(super) fn write_to(&mut self, descriptor: RawFd) -> io::Result<usize> {
+        let sent = match self.rest() {
+            // SAFETY: the bytes lie in segments that this list holds.
+            Rest::One(start, bytes) => unsafe {
+                libc::send(descriptor, start.cast(), bytes, libc::MSG_NOSIGNAL)
+            },
+            // SAFETY: the header's parts lie in segments that this list holds.
+            Rest::Many(header) => unsafe { libc::sendmsg(descriptor, header, libc::MSG_NOSIGNAL) },
+        };
+        check_bytes(sent)
     }
 
     /// The kernel took `bytes` bytes. Call it only when it does not look at [`Outgoing::rest`] any more.

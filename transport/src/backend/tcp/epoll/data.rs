@@ -1,8 +1,8 @@
 //! Moving bytes: each of these runs once for a message, or more often.
 
 use super::super::super::{Channel, ChannelEnd, SendRefused, WireEvent};
-use super::super::outgoing::{Outgoing, Rest};
-use super::super::socket::{self, check_bytes};
+use super::super::outgoing::Outgoing;
+use super::super::socket;
 use super::super::token::{Operation, Token};
 use super::{EpollEngine, Phase};
 use crate::pool::GatherList;
@@ -24,8 +24,28 @@ impl EpollEngine {
             return Err(SendRefused::InFlight);
         }
         state.outgoing.start(gather);
-        self.go_on_sending(channel);
+        if self.go_on_sending(channel) {
+            // Said by the next poll; until then it counts as in flight, and holds its segments.
+            self.written.push(channel);
+        }
         Ok(())
+    }
+
+    /// Reports the sends whose bytes the sockets have taken since the last poll.
+    #[inline]
+    pub(super) fn report_written(&mut self) {
+        for place in 0..self.written.len() {
+            self.sent(self.written[place]);
+        }
+        self.written.clear();
+    }
+
+    #[inline]
+    fn sent(&mut self, channel: Channel) {
+        // If it has ended meanwhile, that was its last event.
+        let Some(state) = self.channels.at(channel) else { return };
+        state.outgoing.finish();
+        self.events.push(WireEvent::Sent { channel });
     }
 
     /// The socket of a channel whose send waits has room again.
@@ -37,18 +57,19 @@ impl EpollEngine {
             let token = Token::of_channel(Operation::Receive, channel);
             // Changing what is registered already needs no memory, and so cannot fail.
             let _ = self.readiness.change(state.stream.as_raw_fd(), libc::EPOLLIN, token);
-            self.go_on_sending(channel);
+            if self.go_on_sending(channel) {
+                self.sent(channel);
+            }
         }
     }
 
-    fn go_on_sending(&mut self, channel: Channel) {
-        let Some(state) = self.channels.at(channel) else { return };
+    /// Writes what the socket takes; true if that was all.
+    #[inline]
+    fn go_on_sending(&mut self, channel: Channel) -> bool {
+        let Some(state) = self.channels.at(channel) else { return false };
         let descriptor = state.stream.as_raw_fd();
         match transmit(descriptor, &mut state.outgoing) {
-            Ok(()) => {
-                state.outgoing.finish();
-                self.events.push(WireEvent::Sent { channel });
-            }
+            Ok(()) => return true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 state.phase = Phase::Blocked;
                 self.waiting_for_room += 1;
@@ -61,6 +82,7 @@ impl EpollEngine {
                 socket::shut_down(descriptor);
             }
         }
+        false
     }
 
     /// Reads once from a channel, if there is a buffer to read into.
@@ -92,15 +114,7 @@ impl EpollEngine {
 #[inline]
 fn transmit(descriptor: RawFd, outgoing: &mut Outgoing) -> io::Result<()> {
     while !outgoing.is_done() {
-        let sent = match outgoing.rest() {
-            // SAFETY: the bytes lie in segments that `outgoing` holds.
-            Rest::One(start, bytes) => unsafe {
-                libc::send(descriptor, start.cast(), bytes, libc::MSG_NOSIGNAL)
-            },
-            // SAFETY: the header's parts lie in segments that `outgoing` holds.
-            Rest::Many(header) => unsafe { libc::sendmsg(descriptor, header, libc::MSG_NOSIGNAL) },
-        };
-        match check_bytes(sent) {
+        match outgoing.write_to(descriptor) {
             Ok(bytes) => outgoing.advance(bytes),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

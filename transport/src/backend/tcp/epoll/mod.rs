@@ -2,7 +2,8 @@
 //!
 //! Readiness is level-triggered: what was not read is reported again, in turn with the others, so that no channel is
 //! forgotten and none starves the rest. A send is tried at once, and waits for the socket only if that did not take
-//! everything. With few channels, a poll does not ask but tries their sockets, which saves a system call a message.
+//! everything; either way it is in flight, and holds its segments, until a poll reports it. With few channels, a poll
+//! does not ask but tries their sockets, which saves a system call a message.
 //!
 //! Life cycle is in `control`, moving bytes in `data`, the buffers to receive into in `stock`, the kernel's interface in
 //! `readiness`.
@@ -56,6 +57,8 @@ pub(super) struct EpollEngine {
     polls_since_look: u32,
     /// Channels that connect, or wait for room to send: their news come by readiness alone.
     waiting_for_room: usize,
+    /// Channels whose send was written as a whole, which no poll has reported yet.
+    written: Vec<Channel>,
     /// What happened, in order, and was not taken by a poll yet.
     events: Vec<WireEvent>,
 }
@@ -104,6 +107,7 @@ impl EpollEngine {
             few: ArrayVec::new(),
             polls_since_look: 0,
             waiting_for_room: 0,
+            written: Vec::new(),
             events: Vec::new(),
         })
     }
@@ -160,6 +164,7 @@ impl Wire for EpollEngine {
     }
 
     fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+        self.report_written();
         self.stock.replenish(pool);
         self.retry_accepting();
         if self.tries_sockets() {
@@ -212,7 +217,7 @@ impl WaitPoint for EpollEngine {
     }
 
     fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        if !self.events.is_empty() || !self.readiness.is_empty() {
+        if !self.events.is_empty() || !self.written.is_empty() || !self.readiness.is_empty() {
             return Ok(());
         }
         let timeout = self.sleep_max(timeout);

@@ -1,8 +1,8 @@
 //! The buffers that the sockets are read into.
 
 use super::super::super::Channel;
-use super::super::TcpConfig;
 use super::super::socket::check_bytes;
+use super::super::{LINE_BYTES, TcpConfig};
 use crate::pool::{BufferMut, Pool, PoolError, Segment};
 use arrayvec::ArrayVec;
 use std::collections::VecDeque;
@@ -14,10 +14,6 @@ const BUFFERS_MAX: usize = 8;
 
 /// The rest of a buffer is used for the next receive of the same channel if there are so many bytes left.
 const REST_BYTES_MIN: usize = 4096;
-
-/// Bodies lie at multiples of so many bytes in the stream, and shall in memory: copies between places that differ
-/// modulo a page by a few bytes cost ten times as much.
-const LINE_BYTES: usize = 64;
 
 /// A few buffers for all channels together: none is tied to a channel that receives nothing.
 #[derive(Debug)]
@@ -146,7 +142,8 @@ mod tests {
 
     fn fixture() -> Fixture {
         let mut pool = Pool::new(PoolConfig::edge()).unwrap();
-        let stock = Stock::new(&TcpConfig::default(), &mut pool).unwrap();
+        let config = TcpConfig { receive_buffer_bytes: 16_384, ..TcpConfig::default() };
+        let stock = Stock::new(&config, &mut pool).unwrap();
         let (writer, reader) = UnixStream::pair().unwrap();
         Fixture { pool, stock, writer, reader }
     }

@@ -14,6 +14,9 @@ use std::os::fd::AsRawFd;
 /// No signal for a peer that is gone; and the kernel goes on by itself after it sent a part.
 const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
+/// Up to so many sends of one poll are written directly.
+const DIRECT_SENDS_MAX: usize = 1;
+
 impl UringEngine {
     #[inline]
     pub(super) fn start_sending(
@@ -29,8 +32,50 @@ impl UringEngine {
             return Err(SendRefused::InFlight);
         }
         state.outgoing.start(gather);
-        self.go_on_sending(channel);
+        self.to_send.push(channel);
         Ok(())
+    }
+
+    /// Starts the sends that were asked for since the last time. Few are written directly, which costs half a
+    /// microsecond less each than an entry of the ring and its completion; more share one system call.
+    #[inline]
+    pub(super) fn start_sends(&mut self) {
+        if self.to_send.len() > DIRECT_SENDS_MAX {
+            return self.queue_sends();
+        }
+        for place in 0..self.to_send.len() {
+            self.write_directly(self.to_send[place]);
+        }
+        self.to_send.clear();
+    }
+
+    /// Queues the sends that were asked for since the last time.
+    #[inline]
+    pub(super) fn queue_sends(&mut self) {
+        for place in 0..self.to_send.len() {
+            let channel = self.to_send[place];
+            if self.channels.at(channel).is_some_and(|state| matches!(state.phase, Phase::Open)) {
+                self.go_on_sending(channel);
+            }
+        }
+        self.to_send.clear();
+    }
+
+    /// Writes what the socket takes at once; the ring waits until it takes the rest.
+    #[inline]
+    fn write_directly(&mut self, channel: Channel) {
+        let Some(state) = self.channels.at(channel) else { return };
+        if !matches!(state.phase, Phase::Open) {
+            return;
+        }
+        if state.outgoing.is_done() {
+            return self.go_on_sending(channel);
+        }
+        let result = match state.outgoing.write_to(state.stream.as_raw_fd()) {
+            Ok(bytes) => i32::try_from(bytes).unwrap_or(i32::MAX),
+            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        self.send_came_to(channel, result);
     }
 
     /// Queues what is left to send, or reports that nothing is.
@@ -63,6 +108,13 @@ impl UringEngine {
         if matches!(state.phase, Phase::Ending(_)) {
             return self.finish(channel);
         }
+        self.send_came_to(channel, result);
+    }
+
+    /// The kernel has sent so many bytes, or says why not.
+    #[inline]
+    fn send_came_to(&mut self, channel: Channel, result: i32) {
+        let Some(state) = self.channels.at(channel) else { return };
         match result {
             0.. => state.outgoing.advance(result as usize),
             _ if is_temporary(result) => {}

@@ -1,8 +1,9 @@
 //! The engine that hands its work to the kernel's io_uring.
 //!
 //! Receives are multishot: armed once for each channel, they take buffers of the pool out of a ring that all channels
-//! share (`provided`) for as long as there are some. Sends are queued and leave with the next poll or sleep, in the
-//! one system call that also runs the kernel's side of what has arrived; a poll without work makes none.
+//! share (`provided`) for as long as there are some. Sends leave with the next poll or sleep: one alone is
+//! written directly, several in the one system call that also runs the kernel's side of what has arrived; a poll without
+//! work makes none.
 //!
 //! The rule that keeps memory safe: an operation counts from the moment it is queued until its final completion, and a
 //! channel's socket, addresses and segments are let go only when its count is zero. Ending a channel therefore shuts
@@ -59,6 +60,8 @@ pub(super) struct UringEngine {
     watches: Vec<Watch>,
     /// Channels that are to receive as soon as there are buffers.
     to_arm: VecDeque<Channel>,
+    /// Channels whose send was asked for since the last poll or sleep.
+    to_send: Vec<Channel>,
     /// What happened, in order, and was not taken by a poll yet.
     events: Vec<WireEvent>,
     has_bundles: bool,
@@ -125,6 +128,7 @@ impl UringEngine {
             listeners_made: 0,
             watches: Vec::new(),
             to_arm: VecDeque::new(),
+            to_send: Vec::new(),
             events: Vec::new(),
             has_bundles,
             buffers,
@@ -226,11 +230,15 @@ impl Wire for UringEngine {
     fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
         self.retry_accepting();
         self.replenish(pool);
+        self.start_sends();
         if self.ring.wants_enter() {
             self.ring.enter()?;
         }
         self.complete_some();
-        self.replenish(pool);
+        // Otherwise at the next poll, when what has arrived may have been let go, so that its buffers are used again.
+        if self.buffers.is_low() || !self.to_arm.is_empty() {
+            self.replenish(pool);
+        }
         events.append(&mut self.events);
         Ok(())
     }
@@ -244,6 +252,7 @@ impl WaitPoint for UringEngine {
 
     fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.arm_watches();
+        self.queue_sends();
         let timeout = self.sleep_max(timeout);
         self.ring.wait(timeout)?;
         self.listeners.iter_mut().for_each(|listener| listener.accept.hope());

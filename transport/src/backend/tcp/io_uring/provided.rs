@@ -1,6 +1,6 @@
 //! The ring of pool buffers that the kernel receives into.
 
-use super::super::TcpConfig;
+use super::super::{LINE_BYTES, TcpConfig};
 use super::ring::Ring;
 use crate::pool::{BufferMut, Pool, Segment};
 use crate::sync::{Ordering, fence};
@@ -16,6 +16,11 @@ pub(super) const GROUP: u16 = 0;
 /// The buffer at place `i` of the ring has the number `i`. The kernel takes them in order of their places, so those of
 /// a completion that spans several follow each other; and a place is filled again only when its buffer was taken off,
 /// whatever the order of completions.
+///
+/// A buffer that was written to less than half goes back to the ring: whole if nobody holds a segment of it any more,
+/// else with its rest, from the next line on; smaller rests would cut messages in pieces. So small messages that are kept share buffers instead of keeping one each. The
+/// kernel could do the same (`IOU_PBUF_RING_INC`, Linux 6.12), but it goes on at the next byte, which puts bodies off
+/// the lines that they are meant to lie on.
 #[derive(Debug)]
 pub(super) struct ProvidedBuffers {
     /// As many entries as `buffers` has, page-aligned, shared with the kernel.
@@ -24,6 +29,8 @@ pub(super) struct ProvidedBuffers {
     tail: u16,
     buffers: Box<[Option<BufferMut>]>,
     available: usize,
+    /// Written in part, to be offered again.
+    rests: Vec<BufferMut>,
     buffer_bytes: usize,
 }
 
@@ -40,6 +47,7 @@ impl ProvidedBuffers {
             tail: 0,
             buffers: (0..count).map(|_| None).collect(),
             available: 0,
+            rests: Vec::with_capacity(usize::from(count)),
             buffer_bytes: config.receive_buffer_bytes,
         };
         let address = buffers.entries.as_ptr() as u64;
@@ -54,6 +62,12 @@ impl ProvidedBuffers {
         self.available
     }
 
+    /// Has the kernel no more than half of the buffers that it is to have?
+    #[inline]
+    pub(super) fn is_low(&self) -> bool {
+        self.available <= self.buffers.len() / 2
+    }
+
     /// Fills the empty places with buffers from the pool, as many as it has.
     #[inline]
     pub(super) fn refill(&mut self, pool: &mut Pool) {
@@ -66,7 +80,8 @@ impl ProvidedBuffers {
             if self.buffers[place].is_some() {
                 break;
             }
-            let Ok(mut buffer) = pool.buffer(self.buffer_bytes) else { break };
+            let rest = self.rests.pop().map(prepare);
+            let Some(mut buffer) = rest.or_else(|| pool.buffer(self.buffer_bytes).ok()) else { break };
             let target = buffer.spare_mut();
             // SAFETY: the place lies in the ring, and the kernel does not look at it before the tail has passed it.
             let entry = unsafe { self.entries.add(place).as_mut() };
@@ -99,6 +114,10 @@ impl ProvidedBuffers {
                 // SAFETY: the kernel reports to have written them, filling each buffer before the next.
                 unsafe { buffer.assume_written(part) };
                 deliver(buffer.split());
+            }
+            if buffer.spare() >= self.buffer_bytes / 2 {
+                // There are never more than places in the ring, so this does not allocate.
+                self.rests.push(buffer);
             }
             left -= part;
             if left == 0 || part == 0 {
@@ -145,6 +164,15 @@ impl Drop for ProvidedBuffers {
         // SAFETY: the mapping is this ring's own. (The kernel holds its pages until the group or its ring is gone.)
         unsafe { libc::munmap(self.entries.as_ptr().cast(), bytes) };
     }
+}
+
+/// A buffer as it is offered again: from the front if nobody holds any of it, else from the next line on.
+fn prepare(mut rest: BufferMut) -> BufferMut {
+    if !rest.restart() {
+        rest.put_zeros(rest.spare() % LINE_BYTES);
+        drop(rest.split());
+    }
+    rest
 }
 
 fn map_entries(count: usize) -> io::Result<NonNull<BufRingEntry>> {
@@ -194,7 +222,7 @@ mod tests {
             Ok(ring) => ring,
             Err(reason) => return eprintln!("skipped: {reason}"),
         };
-        let config = TcpConfig { receive_buffers: 8, ..TcpConfig::default() };
+        let config = TcpConfig { receive_buffers: 8, receive_buffer_bytes: 16_384, ..TcpConfig::default() };
         let mut buffers = ProvidedBuffers::open(&config, &ring).unwrap();
         let mut check = |first, bytes| taken(&mut buffers, &mut pool, first, bytes);
         assert_eq!(check(0, 100), (vec![100], 7));
@@ -211,7 +239,7 @@ mod tests {
             Ok(ring) => ring,
             Err(reason) => return eprintln!("skipped: {reason}"),
         };
-        let config = TcpConfig { receive_buffers: 8, ..TcpConfig::default() };
+        let config = TcpConfig { receive_buffers: 8, receive_buffer_bytes: 16_384, ..TcpConfig::default() };
         let mut buffers = ProvidedBuffers::open(&config, &ring).unwrap();
         buffers.refill(&mut pool);
         buffers.take(1, 10, drop);

@@ -1,20 +1,26 @@
 //! The pair of rings by which operations go to the kernel and completions come back.
 
+use super::super::socket::check_bytes;
 use ::io_uring::types::{SubmitArgs, Timespec};
 use ::io_uring::{EnterFlags, IoUring, Submitter, cqueue, squeue};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// An io_uring, and what did not fit into its submission queue.
 pub(super) struct Ring {
     ring: IoUring,
+    /// The ring's place in this thread's table of rings, which spares each call the look-up of its descriptor.
+    registered: Option<libc::c_int>,
     backlog: VecDeque<squeue::Entry>,
 }
 
 impl Ring {
     pub(super) fn new(ring: IoUring) -> Self {
-        Self { ring, backlog: VecDeque::new() }
+        // Linux 5.18. Without it, or with too many rings on this thread, the descriptor does.
+        let registered = register(&ring).ok();
+        Self { ring, registered, backlog: VecDeque::new() }
     }
 
     pub(super) fn submitter(&self) -> Submitter<'_> {
@@ -52,15 +58,28 @@ impl Ring {
         loop {
             let count = self.ring.submission().len() as u32;
             // Without asking for events the kernel would not run what it has deferred.
-            let flags = EnterFlags::GETEVENTS.bits();
-            // SAFETY: no argument is passed; what the entries point to was vouched for when they were pushed.
-            let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(count, 0, flags, None) };
-            let submitted = unless_temporary(outcome)?;
+            let submitted = unless_temporary(self.enter_with(count, EnterFlags::GETEVENTS))?;
             if self.backlog.is_empty() || submitted == 0 {
                 return Ok(());
             }
             self.take_from_backlog();
         }
+    }
+
+    /// The system call itself. The crate's own would not use the registration: it keeps that in a [`Submitter`], which
+    /// borrows the ring.
+    #[inline]
+    fn enter_with(&self, count: u32, flags: EnterFlags) -> io::Result<usize> {
+        let (descriptor, flags) = match self.registered {
+            Some(place) => (place, flags | EnterFlags::REGISTERED_RING),
+            None => (self.ring.as_raw_fd(), flags),
+        };
+        let nothing = std::ptr::null::<libc::c_void>();
+        // SAFETY: no argument is passed; what the entries point to was vouched for when they were pushed.
+        let outcome = unsafe {
+            libc::syscall(libc::SYS_io_uring_enter, descriptor, count, 0, flags.bits(), nothing, 0_usize)
+        };
+        check_bytes(outcome as libc::ssize_t)
     }
 
     /// As [`Ring::enter`], but waits until there is a completion, or `timeout` is over.
@@ -95,6 +114,34 @@ impl Ring {
     }
 }
 
+/// Enters the ring into this thread's table of rings, and says at which place. It leaves the table when the thread
+/// ends or [`Ring`] is dropped.
+fn register(ring: &IoUring) -> io::Result<libc::c_int> {
+    let mut update = RingUpdate { place: u32::MAX, reserved: 0, descriptor: ring.as_raw_fd() as u64 };
+    change_registration(ring, REGISTER_RING_FDS, &mut update)?;
+    Ok(update.place as libc::c_int)
+}
+
+fn change_registration(ring: &IoUring, operation: libc::c_uint, update: &mut RingUpdate) -> io::Result<()> {
+    let update = std::ptr::from_mut(update);
+    // SAFETY: the kernel reads and writes one update, which has the layout that it expects.
+    let outcome =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), operation, update, 1) };
+    check_bytes(outcome as libc::ssize_t).map(drop)
+}
+
+/// `IORING_REGISTER_RING_FDS` and `IORING_UNREGISTER_RING_FDS` of the kernel's `io_uring.h`.
+const REGISTER_RING_FDS: libc::c_uint = 20;
+const UNREGISTER_RING_FDS: libc::c_uint = 21;
+
+/// `struct io_uring_rsrc_update`: `u32::MAX` asks for any place, and is replaced by it.
+#[repr(C)]
+struct RingUpdate {
+    place: u32,
+    reserved: u32,
+    descriptor: u64,
+}
+
 /// A signal, the end of a timeout, completions that must be taken first, a shortage of memory: in each case what was
 /// not submitted stays queued for the next time.
 fn unless_temporary(outcome: io::Result<usize>) -> io::Result<usize> {
@@ -108,6 +155,16 @@ fn unless_temporary(outcome: io::Result<usize>) -> io::Result<usize> {
             Ok(0)
         }
         outcome => outcome,
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The table holds a reference, so without this the ring would live, and its place be taken, as long as the thread.
+        if let Some(place) = self.registered {
+            let mut update = RingUpdate { place: place as u32, reserved: 0, descriptor: 0 };
+            let _ = change_registration(&self.ring, UNREGISTER_RING_FDS, &mut update);
+        }
     }
 }
 

@@ -1,0 +1,83 @@
+//! Since when a connection waits for what.
+
+use crate::time::Timestamp;
+use std::time::Duration;
+
+/// What the timeouts of a connection count from.
+#[derive(Debug)]
+pub(super) struct Times {
+    pub(super) started: Timestamp,
+    /// When something last arrived, and when something was last given to the wire.
+    pub(super) received: Timestamp,
+    pub(super) sent: Timestamp,
+    /// When the send began that is in flight.
+    pub(super) send_began: Option<Timestamp>,
+    /// The number of the frame that is not complete, and when its first byte was seen.
+    unfinished: Option<(u64, Timestamp)>,
+    /// Something waits to be sent, and the peer grants no frames, or no chunks.
+    frames: Starvation,
+    chunks: Starvation,
+}
+
+/// Since when something waits for a limit of the peer to rise.
+#[derive(Debug, Default)]
+struct Starvation {
+    since: Option<Timestamp>,
+    limit: u64,
+}
+
+impl Times {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            started: now,
+            received: now,
+            sent: now,
+            send_began: None,
+            unfinished: None,
+            frames: Starvation::default(),
+            chunks: Starvation::default(),
+        }
+    }
+
+    /// Everything that arrived was looked at. If a part of frame `number` is left, its time runs from when its first
+    /// byte was left over: the time of the frames before it does not count.
+    pub(super) fn note_unfinished(&mut self, number: Option<u64>, now: Timestamp) {
+        self.unfinished = number.map(|number| match self.unfinished {
+            Some((same, began)) if same == number => (number, began),
+            _ => (number, now),
+        });
+    }
+
+    /// Whether something waits for frames at their present `limit`.
+    pub(super) fn note_frames(&mut self, is_starved: bool, limit: u64, now: Timestamp) {
+        self.frames.note(is_starved, limit, now);
+    }
+
+    /// Whether something waits for chunks at their present `limit`.
+    pub(super) fn note_chunks(&mut self, is_starved: bool, limit: u64, now: Timestamp) {
+        self.chunks.note(is_starved, limit, now);
+    }
+
+    /// When the unfinished frame has lasted for `timeout`.
+    pub(super) fn frame_due(&self, timeout: Duration) -> Timestamp {
+        self.unfinished.map_or(Timestamp::NEVER, |(_, began)| began + timeout)
+    }
+
+    /// When the peer has taken nothing for `timeout`: the wire did not finish a send, or a limit did not rise.
+    pub(super) fn progress_due(&self, timeout: Duration) -> Timestamp {
+        [self.send_began, self.frames.since, self.chunks.since]
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(Timestamp::NEVER, |since| since + timeout)
+    }
+}
+
+impl Starvation {
+    /// A limit that has risen is progress, even if all of it is used up again: its time starts anew.
+    fn note(&mut self, is_starved: bool, limit: u64, now: Timestamp) {
+        let went_on = self.since.filter(|_| self.limit == limit);
+        self.since = is_starved.then(|| went_on.unwrap_or(now));
+        self.limit = limit;
+    }
+}

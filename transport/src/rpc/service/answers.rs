@@ -1,0 +1,352 @@
+//! What answers the events of a service's driver: requests in, replies out.
+
+use super::super::error::ServiceError;
+use super::{Request, ServiceStats};
+use crate::connection::{AttachRequest, CloseReason, LinkError, LinkRoom, SendError, Target};
+use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler};
+use crate::message::Message;
+use crate::pool::{Body, Pool, PoolError, Segment};
+use crate::proto::control::{Address as LinkAddress, DetachCode, LinkRole};
+use crate::proto::extension::ExtensionWriter;
+use crate::proto::handshake::Negotiated;
+use crate::proto::record::MessageKind;
+use crate::proto::text::Name;
+use crate::proto::{LANES, Lane, LinkId, ReplyAddress};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How soon sending is tried again when a queue or the pool was full, of which no event tells when it is not any more.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+
+/// The one timer.
+const RETRY_TIMER: usize = 0;
+
+/// Answers the events of a service's driver.
+pub(super) struct Answers<F> {
+    destination: String,
+    room: LinkRoom,
+    answer: F,
+    mode: Mode,
+    pub(super) state: State,
+    /// By connection.
+    peers: Vec<Peer>,
+    is_retrying: bool,
+    pub(super) stats: ServiceStats,
+}
+
+/// Where requests come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// From a broker that it has connected to.
+    Connected,
+    /// From clients that connect to it.
+    Listening,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Starting,
+    Serving,
+    Ended(String),
+}
+
+/// A broker, or a client.
+#[derive(Default)]
+struct Peer {
+    connection: Option<ConnectionId>,
+    /// The links on which requests come.
+    requests: Vec<LinkId>,
+    /// Of a client: where it wants its replies.
+    replies: Vec<(ReplyAddress, LinkId)>,
+    /// Replies that wait to be sent. Their requests keep their room until they are, so there are no more of them than
+    /// were granted.
+    waiting: [VecDeque<Message>; LANES],
+    waiting_bytes: u64,
+}
+
+/// Whether the next reply of a lane may be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Same,
+    Lane,
+}
+
+impl<F> Answers<F> {
+    pub(super) fn new(destination: &str, room: LinkRoom, mode: Mode, answer: F) -> Self {
+        Self {
+            destination: destination.to_owned(),
+            room,
+            answer,
+            mode,
+            state: State::Starting,
+            peers: Vec::new(),
+            is_retrying: false,
+            stats: ServiceStats::default(),
+        }
+    }
+
+    fn peer(&mut self, connection: ConnectionId) -> &mut Peer {
+        let index = connection.index();
+        if self.peers.len() <= index {
+            self.peers.resize_with(index + 1, Peer::default);
+        }
+        &mut self.peers[index]
+    }
+}
+
+impl<F> std::fmt::Debug for Answers<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answers({}, {:?})", self.destination, self.state)
+    }
+}
+
+/// Replies.
+impl<F> Answers<F>
+where
+    F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
+{
+    fn reply(&mut self, core: &mut Core, mut request: Message) -> Message {
+        let answer = (self.answer)(&mut Request { message: &mut request, pool: core.pool() });
+        let mut reply = match answer {
+            Ok(body) => Message::reply_to(&request.head, body),
+            Err(failure) => {
+                self.stats.failures += 1;
+                let mut reply = Message::reply_to(&request.head, Body::new());
+                fail(core.pool(), &mut reply, &failure);
+                reply
+            }
+        };
+        reply.head.origin = core.identity().process.origin;
+        reply.head.message_number = core.next_message_number();
+        reply
+    }
+
+    /// Sends a reply, or lets it wait behind those that wait already.
+    fn send(&mut self, core: &mut Core, connection: ConnectionId, reply: Message) {
+        let lane = reply.head.lane;
+        let peer = self.peer(connection);
+        peer.waiting_bytes += reply.charged_bytes();
+        peer.waiting[lane.index()].push_back(reply);
+        if peer.waiting[lane.index()].len() == 1 {
+            self.send_lane(core, connection, lane);
+        }
+        if !self.peer(connection).waiting[lane.index()].is_empty() {
+            self.stats.reply_waits += 1;
+        }
+    }
+
+    fn send_waiting(&mut self, core: &mut Core, connection: ConnectionId) {
+        Lane::ALL.into_iter().for_each(|lane| self.send_lane(core, connection, lane));
+        self.renew_room(core, connection);
+    }
+
+    fn send_lane(&mut self, core: &mut Core, connection: ConnectionId, lane: Lane) {
+        while let Some(reply) = self.peer(connection).waiting[lane.index()].pop_front() {
+            let bytes = reply.charged_bytes();
+            self.peer(connection).waiting_bytes -= bytes;
+            if self.try_send(core, connection, reply) == Next::Lane {
+                return;
+            }
+        }
+    }
+
+    fn try_send(&mut self, core: &mut Core, connection: ConnectionId, reply: Message) -> Next {
+        let Err((error, mut reply)) = core.send(connection, reply) else { return Next::Same };
+        let was_failure = reply.head.failure;
+        match error {
+            // An event tells when there is credit again.
+            SendError::Link(LinkError::NoCredit(_)) => {}
+            SendError::QueueFull(_)
+            | SendError::Pool(PoolError::BudgetExceeded { .. } | PoolError::Map { .. }) => {
+                if !std::mem::replace(&mut self.is_retrying, true) {
+                    core.set_timer(RETRY_TIMER, core.now() + RETRY_AFTER);
+                }
+            }
+            // The caller had better hear of it than wait in vain.
+            SendError::BodyTooLong { .. } | SendError::Pool(_) if !was_failure => {
+                self.stats.failures += 1;
+                reply.body = Body::new();
+                let text = format!("its reply cannot be sent: {error}");
+                fail(core.pool(), &mut reply, &ServiceError { code: 0, text });
+                return self.try_send(core, connection, reply);
+            }
+            // The failure mark alone says less, but it says it.
+            SendError::HeadTooLong { .. } if reply.extensions.is_some() => {
+                reply.extensions = None;
+                return self.try_send(core, connection, reply);
+            }
+            _ => {
+                self.stats.replies_dropped += 1;
+                return Next::Same;
+            }
+        }
+        let (bytes, lane) = (reply.charged_bytes(), reply.head.lane);
+        let peer = self.peer(connection);
+        peer.waiting_bytes += bytes;
+        peer.waiting[lane.index()].push_front(reply);
+        Next::Lane
+    }
+
+    /// Grants the room that is not taken by replies that wait.
+    fn renew_room(&mut self, core: &mut Core, connection: ConnectionId) {
+        let room = self.room;
+        let peer = self.peer(connection);
+        let waiting: usize = peer.waiting.iter().map(VecDeque::len).sum();
+        let room = LinkRoom {
+            messages: room.messages.saturating_sub(waiting as u64),
+            bytes: room.bytes.saturating_sub(peer.waiting_bytes),
+        };
+        for &link in &peer.requests {
+            // Fails only if the link has gone meanwhile.
+            let _ = core.set_link_room(connection, link, room);
+        }
+    }
+
+    fn retry(&mut self, core: &mut Core) {
+        self.is_retrying = false;
+        for index in 0..self.peers.len() {
+            if let Some(connection) = self.peers[index].connection {
+                self.send_waiting(core, connection);
+            }
+        }
+    }
+}
+
+/// Links.
+impl<F> Answers<F> {
+    /// Of a service that listens itself: the link on which a client takes its replies.
+    fn reply_link(&mut self, connection: ConnectionId, address: ReplyAddress) -> Option<LinkId> {
+        let replies = &self.peer(connection).replies;
+        replies.iter().find(|(its, _)| *its == address).map(|(_, link)| *link)
+    }
+
+    fn attach_client(&mut self, core: &mut Core, connection: ConnectionId, request: &AttachRequest) {
+        let none = LinkRoom { messages: 0, bytes: 0 };
+        let link = request.link;
+        let refuse = |core: &mut Core, code, text: &str| core.refuse_link(connection, link, code, text);
+        let outcome = match (&request.target, request.role) {
+            (Target::Named(name), LinkRole::Producer) if *name == self.destination => {
+                self.peer(connection).requests.push(link);
+                core.accept_link(connection, link, self.room)
+            }
+            (Target::Reply(address), LinkRole::Consumer) => {
+                let replies = &mut self.peer(connection).replies;
+                replies.retain(|(its, _)| its != address);
+                replies.push((*address, link));
+                core.accept_link(connection, link, none)
+            }
+            (Target::Named(name), LinkRole::Producer) => {
+                let text = format!("there is no destination '{name}' here, only '{}'", self.destination);
+                refuse(core, DetachCode::NoSuchDestination, &text)
+            }
+            _ => refuse(core, DetachCode::NotAllowed, "a service has nothing to consume but replies"),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a link was gone before it was answered");
+        }
+    }
+}
+
+impl<F> Handler for Answers<F>
+where
+    F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
+{
+    fn opened(&mut self, core: &mut Core, connection: ConnectionId, _peer: &Negotiated) {
+        *self.peer(connection) = Peer { connection: Some(connection), ..Peer::default() };
+        if self.mode == Mode::Listening {
+            return;
+        }
+        // The name was checked when the service was made.
+        let Ok(name) = Name::new(&self.destination) else { return };
+        if let Err(error) = core.attach(connection, LinkRole::Consumer, LinkAddress::Named(name), self.room) {
+            self.state = State::Ended(error.to_string());
+        }
+    }
+
+    fn attach_requested(&mut self, core: &mut Core, connection: ConnectionId, request: AttachRequest) {
+        if self.mode == Mode::Listening {
+            return self.attach_client(core, connection, &request);
+        }
+        // The link may have gone with its connection meanwhile; then there is nobody to tell.
+        let _ = core.refuse_link(
+            connection,
+            request.link,
+            DetachCode::NotAllowed,
+            "a service has no destinations",
+        );
+    }
+
+    fn attached(&mut self, _core: &mut Core, connection: ConnectionId, link: LinkId) {
+        self.peer(connection).requests.push(link);
+        self.state = State::Serving;
+    }
+
+    fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer) {
+        let peer = self.peer(connection);
+        peer.requests.retain(|link| *link != detached.link);
+        peer.replies.retain(|(_, link)| *link != detached.link);
+        match self.mode {
+            // What waits for the link is not waited with any longer.
+            Mode::Listening => self.send_waiting(core, connection),
+            Mode::Connected => {
+                let text = format!("the broker detached it ({:?}): {}", detached.code, detached.text);
+                self.state = State::Ended(text);
+            }
+        }
+    }
+
+    fn message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
+        let (kind, address) = (message.head.kind, message.head.reply_address);
+        if kind == MessageKind::Reply {
+            self.stats.strays += 1;
+            return self.renew_room(core, connection);
+        }
+        self.stats.requests += 1;
+        let mut reply = self.reply(core, message);
+        match address.filter(|_| kind == MessageKind::Request) {
+            None => self.stats.without_reply_address += 1,
+            Some(address) => {
+                reply.head.link = self.reply_link(connection, address);
+                match (self.mode, reply.head.link) {
+                    (Mode::Listening, None) => self.stats.replies_dropped += 1,
+                    _ => self.send(core, connection, reply),
+                }
+            }
+        }
+        self.renew_room(core, connection);
+    }
+
+    fn writable(&mut self, core: &mut Core, connection: ConnectionId, _link: LinkId) {
+        self.send_waiting(core, connection);
+    }
+
+    fn closed(&mut self, _core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+        let peer = std::mem::take(self.peer(connection));
+        self.stats.replies_dropped += peer.waiting.iter().map(VecDeque::len).sum::<usize>() as u64;
+        if self.mode == Mode::Connected {
+            self.state = State::Ended(reason.to_string());
+        }
+    }
+
+    fn timer(&mut self, core: &mut Core, _key: usize) {
+        self.retry(core);
+    }
+}
+
+/// Makes a reply one that reports a failure; if the error cannot be written, the failure mark alone says it.
+fn fail(pool: &mut Pool, reply: &mut Message, failure: &ServiceError) {
+    reply.head.failure = true;
+    reply.extensions = error_extension(pool, failure);
+}
+
+fn error_extension(pool: &mut Pool, failure: &ServiceError) -> Option<Segment> {
+    const TEXT_BYTES_MAX: usize = 1024;
+    let mut area = [0; TEXT_BYTES_MAX + 64];
+    let mut writer = ExtensionWriter::new(&mut area);
+    let text = &failure.text[..failure.text.floor_char_boundary(TEXT_BYTES_MAX)];
+    writer.error(failure.code, text).ok()?;
+    let written = writer.written();
+    let mut buffer = pool.buffer(written).ok()?;
+    buffer.put_slice(&area[..written]);
+    Some(buffer.split())
+}

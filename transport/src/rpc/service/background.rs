@@ -1,0 +1,130 @@
+//! A service with a thread of its own.
+
+use super::super::error::ServiceError;
+use super::{Request, Service, ServiceConfig, ServiceFailure, ServiceStats};
+use crate::Wakeup;
+use crate::driver::Address;
+use crate::pool::Body;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+/// A [`Service`] that runs in a thread of its own until it is stopped or dropped.
+#[derive(Debug)]
+pub struct BackgroundService {
+    address: Address,
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<Result<ServiceStats, ServiceFailure>>>,
+}
+
+#[derive(Debug)]
+struct Stop {
+    is_wanted: AtomicBool,
+    wakeup: Arc<Wakeup>,
+}
+
+type Started = (Address, Arc<Stop>);
+
+impl BackgroundService {
+    /// As [`Service::listen`], in a new thread.
+    ///
+    /// # Errors
+    /// [`ServiceFailure`].
+    pub fn listen<F>(
+        address: &Address,
+        destination: &str,
+        config: ServiceConfig,
+        answer: F,
+    ) -> Result<Self, ServiceFailure>
+    where
+        F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError> + Send + 'static,
+    {
+        let (address, destination) = (address.clone(), destination.to_owned());
+        Self::start(move || Service::listen(&address, &destination, config, answer))
+    }
+
+    /// As [`Service::connect`], in a new thread.
+    ///
+    /// # Errors
+    /// [`ServiceFailure`].
+    pub fn connect<F>(
+        address: &Address,
+        destination: &str,
+        config: ServiceConfig,
+        answer: F,
+    ) -> Result<Self, ServiceFailure>
+    where
+        F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError> + Send + 'static,
+    {
+        let (address, destination) = (address.clone(), destination.to_owned());
+        Self::start(move || {
+            let service = Service::connect(&address, &destination, config, answer)?;
+            Ok((service, address))
+        })
+    }
+
+    /// Where it listens, with the port that the system chose; or the broker's address.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Stops it, waits for its thread, and says what it did.
+    ///
+    /// # Errors
+    /// As [`Service::run`], if it had ended before.
+    pub fn stop(mut self) -> Result<ServiceStats, ServiceFailure> {
+        self.join()
+    }
+
+    fn start<F>(
+        make: impl FnOnce() -> Result<(Service<F>, Address), ServiceFailure> + Send + 'static,
+    ) -> Result<Self, ServiceFailure>
+    where
+        F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
+    {
+        let (sender, receiver) = mpsc::channel::<Result<Started, ServiceFailure>>();
+        // A driver stays on the thread that made it.
+        let body = move || {
+            let (mut service, address) = match make() {
+                Ok(made) => made,
+                Err(failure) => {
+                    drop(sender.send(Err(failure)));
+                    return Ok(ServiceStats::default());
+                }
+            };
+            let stop = Arc::new(Stop { is_wanted: AtomicBool::new(false), wakeup: service.wakeup() });
+            // Whoever asked waits for it, or has ended with its whole process.
+            drop(sender.send(Ok((address, stop.clone()))));
+            // Acquire: pairs with the Release in `join`.
+            service.run_until(None, || stop.is_wanted.load(Ordering::Acquire))?;
+            Ok(service.stats())
+        };
+        let thread = thread::Builder::new().name("underlay-service".to_owned()).spawn(body)?;
+        let (address, stop) = receiver.recv().unwrap_or_else(|_| Err(thread_died()))?;
+        Ok(Self { address, stop, thread: Some(thread) })
+    }
+
+    fn join(&mut self) -> Result<ServiceStats, ServiceFailure> {
+        self.stop.is_wanted.store(true, Ordering::Release);
+        self.stop.wakeup.wake();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(ended)) => ended,
+            // A panic of the thread was printed when it happened.
+            Some(Err(_)) => Err(thread_died()),
+            None => Ok(ServiceStats::default()),
+        }
+    }
+}
+
+impl Drop for BackgroundService {
+    fn drop(&mut self) {
+        if let Err(failure) = self.join() {
+            tracing::warn!(%failure, "a service had ended before it was stopped");
+        }
+    }
+}
+
+fn thread_died() -> ServiceFailure {
+    ServiceFailure::Io(io::Error::other("the service's thread panicked"))
+}

@@ -100,14 +100,20 @@ fn every_fault_names_its_place_its_value_and_what_is_allowed() {
             "broker.toml:2:1: limits.frame_byte_max = frame_byte_max: there is no such option; did you mean \
              'frame_bytes_max'",
         ),
-        ("[broker]\nport = 1\n", "broker.toml:2:1: broker.port = port: there is no such option; allowed: name, wait,"),
+        (
+            "[broker]\nport = 1\n",
+            "broker.toml:2:1: broker.port = port: there is no such option; allowed: name, wait,",
+        ),
         // Types.
         (
             "[broker]\nspin_us_max = \"3\"\n",
             "broker.toml:2:15: broker.spin_us_max = \"3\": invalid type: string \"3\"; allowed: a number of \
              microseconds from 0 to 1000000",
         ),
-        ("[limits]\nlinks_max = -1\n", "broker.toml:2:13: limits.links_max = -1: invalid value: integer `-1`; allowed: "),
+        (
+            "[limits]\nlinks_max = -1\n",
+            "broker.toml:2:13: limits.links_max = -1: invalid value: integer `-1`; allowed: ",
+        ),
         (
             "[broker]\nwait = \"fast\"\n",
             "broker.toml:2:8: broker.wait = \"fast\": unknown variant `fast`; allowed: one of [\"adaptive\", \
@@ -119,7 +125,10 @@ fn every_fault_names_its_place_its_value_and_what_is_allowed() {
             "broker.toml:2:24: broker.receive_buffer_bytes = 5000: it is none of the sizes there are; allowed: one \
              of [256, 1024, 4096, 16384, 65536]",
         ),
-        ("[broker]\nname = \"a\\tb\"\n", "broker.toml:2:8: broker.name = \"a\\tb\": no name for a process; allowed: "),
+        (
+            "[broker]\nname = \"a\\tb\"\n",
+            "broker.toml:2:8: broker.name = \"a\\tb\": no name for a process; allowed: ",
+        ),
         // Values that do not fit each other.
         (
             "[limits]\nframe_bytes_max = 16384\n",
@@ -171,8 +180,14 @@ fn every_fault_names_its_place_its_value_and_what_is_allowed() {
             "broker.toml:5:1: listener[1].engine = Auto (default): the tcp listener at '[::1]:0' asks for Epoll; both",
         ),
         // Queues.
-        ("[[queue]]\nname = \"a/b\"\n", "broker.toml:2:8: queue[0].name = \"a/b\": no name for a destination; allowed: "),
-        ("[[queue]]\nname = \"q\"\n", "broker.toml:7:8: queue[1].name = \"q\": another [[queue]] has it already"),
+        (
+            "[[queue]]\nname = \"a/b\"\n",
+            "broker.toml:2:8: queue[0].name = \"a/b\": no name for a destination; allowed: ",
+        ),
+        (
+            "[[queue]]\nname = \"q\"\n",
+            "broker.toml:7:8: queue[1].name = \"q\": another [[queue]] has it already",
+        ),
         (
             "[[queue]]\nname = \"p\"\nmessages_max = 10\n",
             "broker.toml:3:16: queue[0].messages_max = 10: producers_max = 256 producers could not have one each",
@@ -220,7 +235,10 @@ fn a_broker_needs_a_listener_and_a_queue() {
         "broker.toml:1:1: listener = \"\" (default): nobody could connect; allowed: one [[listener]] or more"
     );
     let error = parse("[[listener]]\ntransport = \"tcp\"\naddress = \"localhost:1\"\n").unwrap_err();
-    assert!(error.contains("queue = \"\" (default): nothing could be sent anywhere; allowed: one [[queue]]"), "{error}");
+    assert!(
+        error.contains("queue = \"\" (default): nothing could be sent anywhere; allowed: one [[queue]]"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -231,7 +249,8 @@ fn a_file_that_is_not_there_is_named() {
 
 #[test]
 fn the_builder_makes_the_same_checks() {
-    let builder = || Config::builder().listener(ListenerSettings::inproc("b")).queue(QueueSettings::named("q"));
+    let builder =
+        || Config::builder().listener(ListenerSettings::inproc("b")).queue(QueueSettings::named("q"));
     builder().build().unwrap();
     let exchange = |queue: &str| ExchangeSettings {
         name: "e".to_owned(),
@@ -243,7 +262,10 @@ fn the_builder_makes_the_same_checks() {
     assert_eq!(fault.key.to_string(), "exchange[0].bindings[0].queue");
     let limits = LimitSettings { frame_bytes_max: u64::MAX, ..LimitSettings::default() };
     let fault = builder().limits(limits).build().unwrap_err();
-    assert_eq!((fault.key.to_string().as_str(), fault.value), ("limits.frame_bytes_max", u64::MAX.to_string()));
+    assert_eq!(
+        (fault.key.to_string().as_str(), fault.value),
+        ("limits.frame_bytes_max", u64::MAX.to_string())
+    );
 }
 
 #[test]

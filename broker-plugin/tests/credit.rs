@@ -171,7 +171,37 @@ fn a_consumer_that_stops_reading_gets_no_more_and_the_others_go_on() {
     world.settle();
     let (reader, sleeper) = (world.state(reader).received.len(), world.state(2).received.len());
     assert_eq!(reader + sleeper, sent + 210);
-    assert!(world.state(2).received.last().is_some_and(|last| last.body == b"y"[..]), "it has its turn again");
+    assert!(
+        world.state(2).received.last().is_some_and(|last| last.body == b"y"[..]),
+        "it has its turn again"
+    );
+}
+
+/// So one that asks and never reads the answers stops itself.
+#[test]
+fn a_producer_gets_no_more_credit_while_its_connection_takes_nothing() {
+    let limits = LimitSettings { congestion_messages: 16, link_messages_max: 4, ..LimitSettings::default() };
+    let builder = Config::builder().limits(limits).queue(queue("in", 5000, 2)).queue(queue("out", 5000, 2));
+    let mut world = World::new(builder);
+    let (feeder, sleeper) = (world.client(), world.client());
+    let feed = world.producer(feeder, "in");
+    world.consumer(sleeper, "in", PLENTY);
+    let link = world.producer(sleeper, "out");
+    let granted = |world: &mut World| world.stats().queues[1].granted;
+    assert_eq!(granted(&mut world), 4);
+    let mut asleep = world.clients.remove(sleeper);
+    while world.stats().congestions == 0 {
+        assert!(world.clients[feeder].send(feed, MessageKind::Message, &[0; 1500]));
+        world.settle();
+    }
+    assert_eq!(asleep.send_all(link, b"x", 10), 4);
+    asleep.driver.turn().unwrap();
+    world.broker.turn().unwrap();
+    assert_eq!(world.stats().queues[1].messages_in, 4);
+    assert_eq!(granted(&mut world), 0, "it is granted nothing for what it has sent");
+    world.clients.push(asleep);
+    world.settle();
+    assert_eq!(granted(&mut world), 4, "it is granted again when it has read");
 }
 
 #[test]
@@ -183,7 +213,10 @@ fn a_broker_that_is_told_to_stop_drains_refuses_and_closes() {
     let consumer = world.consumer(receiver, "q", room(1));
     assert_eq!(world.clients[sender].send_all(link, b"x", 10), 10);
     world.settle();
-    let control = { let (core, broker) = world.broker.parts(); broker.control(core) };
+    let control = {
+        let (core, broker) = world.broker.parts();
+        broker.control(core)
+    };
     control.shut_down();
     world.settle();
     assert_eq!(world.state(receiver).closed, [], "nine messages wait for it");

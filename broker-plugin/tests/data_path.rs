@@ -93,7 +93,9 @@ impl Relay {
         let none = underlay::connection::LinkRoom { messages: 0, bytes: 0 };
         relay.link = relay.requester.ask(underlay::proto::control::LinkRole::Producer, "work", none);
         relay.requester.ask_reply(&SECRET, PLENTY);
-        relay.until(|relay| relay.requester.state().attached.len() == 2 && !relay.service.state().attached.is_empty());
+        relay.until(|relay| {
+            relay.requester.state().attached.len() == 2 && !relay.service.state().attached.is_empty()
+        });
         relay
     }
 
@@ -148,7 +150,12 @@ fn nothing_is_allocated(address: Address, engine: EngineChoice) {
     round(&mut relay, 160);
     relay.allocated = 0;
     round(&mut relay, 160);
-    assert_eq!(relay.allocated, 0, "allocations of the broker on the way of {} messages", 160 * 4 * SIZES.len());
+    assert_eq!(
+        relay.allocated,
+        0,
+        "allocations of the broker on the way of {} messages",
+        160 * 4 * SIZES.len()
+    );
     let stats = relay.broker.parts().1.stats();
     assert_eq!(stats.replies_routed, 160 * 4 * SIZES.len() as u64);
     assert_eq!(stats.delivered, stats.replies_routed);

@@ -1,8 +1,8 @@
 //! The binary: how it starts, serves and ends.
 
-mod support;
 #[path = "support/process.rs"]
 mod process;
+mod support;
 
 use nix::sys::signal::Signal;
 use process::{Process, figure, run, run_with_descriptors};
@@ -117,7 +117,10 @@ fn a_wrong_configuration_ends_it_with_2_and_one_line() {
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(error.lines().count(), 1, "{error}");
-    assert!(error.contains(".toml:2:15: broker.spin_us_max = 9999999: it is too large; allowed: "), "{error}");
+    assert!(
+        error.contains(".toml:2:15: broker.spin_us_max = 9999999: it is too large; allowed: "),
+        "{error}"
+    );
     assert_eq!(run(&config("127.0.0.1:0"), &["--chekc"]).status.code(), Some(2));
 }
 

@@ -12,10 +12,8 @@ use underlay_broker::config::{
 };
 
 fn shop() -> ConfigBuilder {
-    Config::builder()
-        .queue(QueueSettings::named("orders"))
-        .queue(QueueSettings::named("audit"))
-        .exchange(ExchangeSettings {
+    Config::builder().queue(QueueSettings::named("orders")).queue(QueueSettings::named("audit")).exchange(
+        ExchangeSettings {
             name: "shop".to_owned(),
             kind: ExchangeType::Direct,
             bindings: vec![
@@ -23,7 +21,8 @@ fn shop() -> ConfigBuilder {
                 BindingSettings::new("order.new", "audit"),
                 BindingSettings::new("order/cancelled", "audit"),
             ],
-        })
+        },
+    )
 }
 
 #[test]
@@ -70,8 +69,7 @@ fn several_queues_share_one_body() {
     assert!(world.clients[sender].send(link, Message, &body));
     world.settle();
     let received = &world.state(receiver).received;
-    let addresses: Vec<_> =
-        received.iter().map(|it| it.body.segments().next().unwrap().as_ptr()).collect();
+    let addresses: Vec<_> = received.iter().map(|it| it.body.segments().next().unwrap().as_ptr()).collect();
     assert_eq!(addresses.len(), 2);
     assert_eq!(addresses[0], addresses[1], "one of them is a copy");
     assert_eq!(world.broker.stats().pool.body_copies, 0);
@@ -117,7 +115,10 @@ fn what_nobody_takes_waits_in_order_until_somebody_grants_credit() {
     world.grant(receiver, consumer, room(100));
     assert_eq!(world.bodies(receiver), ["3", "4", "5", "6", "7", "8", "9", "10"]);
     let queue = world.stats().queues[0].clone();
-    assert_eq!((queue.depth, queue.bytes, queue.depth_max, queue.delivered), (0, 0, 10.max(queue.depth_max), 11));
+    assert_eq!(
+        (queue.depth, queue.bytes, queue.depth_max, queue.delivered),
+        (0, 0, 10.max(queue.depth_max), 11)
+    );
 }
 
 #[test]
@@ -216,7 +217,11 @@ fn an_unknown_destination_is_refused_with_the_names_that_may_have_been_meant() {
         world.settle();
         let refused = world.state(client).detached.pop().unwrap();
         assert_eq!(refused.code, code, "{name}");
-        assert!(refused.text.contains(&format!("'{name}'")) && refused.text.contains(text), "{}", refused.text);
+        assert!(
+            refused.text.contains(&format!("'{name}'")) && refused.text.contains(text),
+            "{}",
+            refused.text
+        );
     }
     assert_eq!(world.stats().links_refused, 5);
     world.producer(client, "orders");

@@ -103,9 +103,13 @@ pub(crate) struct ClientDriver {
 }
 
 impl ClientDriver {
-    pub(crate) fn connect(config: DriverConfig, number: u8, network: InprocNetwork, address: &Address) -> Self {
-        let mut driver =
-            Driver::on_network(config, identity(number), network, Client::default()).unwrap();
+    pub(crate) fn connect(
+        config: DriverConfig,
+        number: u8,
+        network: InprocNetwork,
+        address: &Address,
+    ) -> Self {
+        let mut driver = Driver::on_network(config, identity(number), network, Client::default()).unwrap();
         let connection = driver.parts().0.connect(address).unwrap();
         Self { driver, connection }
     }
@@ -125,9 +129,7 @@ impl ClientDriver {
 
     pub(crate) fn ask_reply(&mut self, secret: &ReplySecret, room: LinkRoom) -> LinkId {
         let connection = self.connection;
-        self.core()
-            .attach(connection, LinkRole::Consumer, LinkAddress::Reply(secret.clone()), room)
-            .unwrap()
+        self.core().attach(connection, LinkRole::Consumer, LinkAddress::Reply(secret.clone()), room).unwrap()
     }
 
     /// Sends a message of this kind with this body; false without credit.

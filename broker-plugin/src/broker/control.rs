@@ -36,6 +36,7 @@ pub(super) enum Phase {
     Closing {
         until: Timestamp,
     },
+    Stopped,
 }
 
 impl Control {
@@ -94,19 +95,19 @@ impl Broker {
                 core.set_timer(self.shutdown_timer(), until);
                 self.advance_shutdown(core);
             }
-            Phase::Draining { .. } | Phase::Closing { .. } => {
+            Phase::Draining { .. } | Phase::Closing { .. } | Phase::Stopped => {
                 tracing::info!("told again to shut down: stopping at once");
-                core.stop();
+                self.stop(core);
             }
         }
     }
 
-    /// Goes on to the next step of stopping when the present one is done or has taken too long.
-    pub(super) fn advance_shutdown(&mut self, core: &mut Core) {
+    /// Goes on to the next step of stopping when the present one is done or has taken too long; true if it did.
+    pub(super) fn advance_shutdown(&mut self, core: &mut Core) -> bool {
         let now = core.now();
         match self.phase {
-            Phase::Running => {}
-            Phase::Draining { until } if now < until && self.has_work() => {}
+            Phase::Running | Phase::Stopped => false,
+            Phase::Draining { until } if now < until && self.has_work() => false,
             Phase::Draining { until } => {
                 let waiting: usize = self.queues.iter().map(|queue| queue.entries.len()).sum();
                 if waiting > 0 {
@@ -116,13 +117,21 @@ impl Broker {
                 let until = until.max(now) + self.rules.close_timeout;
                 self.phase = Phase::Closing { until };
                 core.set_timer(self.shutdown_timer(), until);
+                true
             }
             Phase::Closing { until } => {
-                if core.connections() == 0 || now >= until {
-                    core.stop();
+                let is_over = core.connections() == 0 || now >= until;
+                if is_over {
+                    self.stop(core);
                 }
+                is_over
             }
         }
+    }
+
+    fn stop(&mut self, core: &mut Core) {
+        self.phase = Phase::Stopped;
+        core.stop();
     }
 
     fn has_work(&self) -> bool {

@@ -191,8 +191,8 @@ impl Handler for Broker {
     fn take_submissions(&mut self, core: &mut Core) -> bool {
         let commanded = self.take_commands(core);
         let relieved = self.relieve(core);
-        self.advance_shutdown(core);
-        commanded || relieved
+        let advanced = self.advance_shutdown(core);
+        commanded || relieved || advanced
     }
 
     fn timer(&mut self, core: &mut Core, key: usize) {

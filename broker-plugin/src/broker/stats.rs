@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use underlay::connection::CloseReason;
 use underlay::driver::DriverStats;
+use underlay::proto::handshake::RefusalReason;
 
 /// What a broker did since it started. `docs/operating.md` says what each figure means and what to do about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct BrokerStats {
     pub congestions: u64,
     /// Connections closed because the peer broke the protocol, by the name of the violation.
     pub misbehaved: BTreeMap<String, u64>,
+    /// Handshakes refused for another reason, by its name.
+    pub refused: BTreeMap<String, u64>,
     /// Each queue.
     pub queues: Vec<QueueStats>,
 }
@@ -81,12 +84,15 @@ pub struct QueueStats {
 
 impl BrokerStats {
     pub(super) fn count_closed(&mut self, reason: &CloseReason) {
-        if let CloseReason::Misbehaved(violation) = reason {
-            // The name of a variant is how its `Debug` begins.
-            let text = format!("{violation:?}");
-            let name = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-            *self.misbehaved.entry(name.to_owned()).or_default() += 1;
-        }
+        let (counters, name) = match reason {
+            CloseReason::Misbehaved(violation)
+            | CloseReason::HandshakeRefused(RefusalReason::Misbehaved(violation)) => {
+                (&mut self.misbehaved, variant_name(violation))
+            }
+            CloseReason::HandshakeRefused(reason) => (&mut self.refused, variant_name(reason)),
+            _ => return,
+        };
+        *counters.entry(name).or_default() += 1;
     }
 
     fn named(&self) -> [(&'static str, u64); 18] {
@@ -114,13 +120,17 @@ impl BrokerStats {
 }
 
 impl fmt::Display for BrokerStats {
-    /// One figure a line: `broker.<name> <number>`, `queue.<queue>.<name> <number>`, `misbehaved.<violation> <number>`.
+    /// One figure a line: `broker.<name> <number>`, `queue.<queue>.<name> <number>`, `misbehaved.<violation> <number>`,
+    /// `refused.<reason> <number>`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, count) in self.named() {
             writeln!(f, "broker.{name} {count}")?;
         }
         for (name, count) in &self.misbehaved {
             writeln!(f, "misbehaved.{name} {count}")?;
+        }
+        for (name, count) in &self.refused {
+            writeln!(f, "refused.{name} {count}")?;
         }
         self.queues.iter().try_for_each(|queue| queue.fmt(f))
     }
@@ -142,6 +152,12 @@ impl fmt::Display for QueueStats {
         ];
         figures.iter().try_for_each(|(name, figure)| writeln!(f, "queue.{}.{name} {figure}", self.name))
     }
+}
+
+/// The name of a variant, which is how its `Debug` begins.
+fn variant_name(variant: &impl fmt::Debug) -> String {
+    let text = format!("{variant:?}");
+    text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
 }
 
 /// Everything that is counted, one figure a line.

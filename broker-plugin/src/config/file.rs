@@ -42,7 +42,7 @@ pub enum ConfigError {
         /// The column, from 1.
         column: usize,
         /// The option, its value, what is wrong, what is allowed.
-        fault: ConfigFault,
+        fault: Box<ConfigFault>,
     },
 }
 
@@ -88,7 +88,7 @@ impl Source<'_> {
 
     fn value(&self, offset: usize, fault: ConfigFault) -> ConfigError {
         let (line, column) = locate::line_and_column(self.text, offset);
-        ConfigError::Value { file: self.file.to_owned(), line, column, fault }
+        ConfigError::Value { file: self.file.to_owned(), line, column, fault: Box::new(fault) }
     }
 
     /// A value of the wrong type, a key that is none, or one that is missing.

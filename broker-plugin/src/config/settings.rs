@@ -1,6 +1,7 @@
 //! The options, each with its default, its unit, and what it costs.
 
 use serde::{Deserialize, Serialize};
+use underlay::backend::tcp::TcpConfig;
 use underlay::driver::WaitConfig;
 use underlay::proto::Parameters;
 
@@ -45,11 +46,11 @@ pub struct BrokerSettings {
     /// Milliseconds for which a broker that was told to stop waits for what is queued and for the replies to what it
     /// has delivered. Default 5,000. 0 stops at once.
     pub drain_timeout_ms: u64,
-    /// Bytes of a receive buffer: 256, 1024, 4096, 16384 or 65536. Default 16,384. A larger one takes a long message
+    /// Bytes of a receive buffer: 256, 1024, 4096, 16384 or 65536. Default 65,536. A larger one takes a long message
     /// in fewer pieces; a smaller one wastes less when short messages wait for long.
     pub receive_buffer_bytes: u64,
     /// Receive buffers that the kernel holds at a time for all connections together, a power of two up to 32,768.
-    /// Default 64. More of them carry more bytes from one poll to the next, and are never used for anything else.
+    /// Default 32. More of them carry more bytes from one poll to the next, and are never used for anything else.
     pub receive_buffers: u64,
     /// Connections that may wait to be accepted at each listener. Default 1,024; the kernel cuts it to
     /// `net.core.somaxconn`.
@@ -58,7 +59,7 @@ pub struct BrokerSettings {
 
 impl Default for BrokerSettings {
     fn default() -> Self {
-        let wait = WaitConfig::default();
+        let (wait, tcp) = (WaitConfig::default(), TcpConfig::default());
         Self {
             name: "underlay-broker".to_owned(),
             wait: Wait::Adaptive,
@@ -67,9 +68,9 @@ impl Default for BrokerSettings {
             connections_max: 1_000,
             pool_bytes_max: None,
             drain_timeout_ms: 5_000,
-            receive_buffer_bytes: 16 << 10,
-            receive_buffers: 64,
-            backlog: 1_024,
+            receive_buffer_bytes: tcp.receive_buffer_bytes as u64,
+            receive_buffers: tcp.receive_buffers.into(),
+            backlog: tcp.backlog.into(),
         }
     }
 }
@@ -231,19 +232,19 @@ impl BindingSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
     /// Bytes that the network carries whole; packing aims at it, and at the path's own value if that is smaller.
-    /// Default 4,096.
+    /// Default 65,536.
     pub packet_bytes: u64,
-    /// Bytes of the longest frame. Default 65,536. Each connection may hold one that is incomplete.
+    /// Bytes of the longest frame. Default 163,840. Each connection may hold one that is incomplete.
     pub frame_bytes_max: u64,
     /// Bytes of the longest body that travels in one piece. Default 16,384. An urgent message waits behind one.
     pub eager_bytes_max: u64,
-    /// Bytes of the longest chunk of a longer body. Default 32,768. An urgent message waits behind two; a shorter
+    /// Bytes of the longest chunk of a longer body. Default 131,072. An urgent message waits behind two; a shorter
     /// chunk costs a grant, and so a system call, more often.
     pub chunk_bytes_max: u64,
     /// Bytes of the longest body. Default 64 MiB. The broker forwards a body when all of it is there, so it holds
     /// this much for each that is under way.
     pub message_bytes_max: u64,
-    /// Frames that a peer may send ahead. Default 64.
+    /// Frames that a peer may send ahead. Default 256.
     pub frame_slots: u64,
     /// Of these, what only control may use. Default 8.
     pub control_slots: u64,

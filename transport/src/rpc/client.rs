@@ -130,6 +130,17 @@ impl Client {
         Err(ClientError::ConnectTimeout { address, timeout, missing })
     }
 
+    /// As [`Client::connect`], but does not wait: the connection comes up in the client's turns. For a thread that
+    /// turns other drivers as well, perhaps the other end's. Calls that are started meanwhile wait for it, and end as
+    /// [`CallError::NotConnected`] if it does not come up; how long that may take is the connection's
+    /// `handshake_timeout`, not `connect_timeout`.
+    ///
+    /// # Errors
+    /// [`ClientError`] for what is known at once.
+    pub fn begin_connect(address: &Address, config: ClientConfig) -> Result<Self, ClientError> {
+        Self::start_connecting(&ReplyDestination::of_process(), address, config)
+    }
+
     /// A client whose connection is coming up.
     pub(super) fn start_connecting(
         destination: &ReplyDestination,

@@ -7,7 +7,7 @@
 //! What it promises:
 //! - Nothing on the way of a message allocates once the tables have grown to the load, and nothing hashes but the
 //!   look-up of a reply address.
-//! - A queue never holds more than its bounds, whatever its producers do with their credit ([`ledger`]); a full one
+//! - A queue never holds more than its bounds, whatever its producers do with their credit; a full one
 //!   holds up its own producers and nobody else.
 //! - Messages of one producer to one queue are delivered in order; consumers take turns as far as their credit goes.
 //! - A message is delivered when it was handed to a consumer's connection. What has not been handed over stays queued

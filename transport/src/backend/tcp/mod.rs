@@ -1,8 +1,8 @@
 //! The `tcp` wire: always there, between any two hosts.
 //!
 //! One type, [`TcpWire`], with two engines behind it. `io_uring` hands the kernel a ring of pool buffers to receive
-//! into and shares one system call between all sends and receives of a poll; `epoll` asks which sockets are ready and
-//! reads and writes them itself, for kernels and containers that do not allow the former. They differ in cost, not in
+//! into and shares one system call between the sends of a poll, unless there is just one; `epoll` asks which sockets are
+//! ready and reads and writes them itself, for kernels and containers that do not allow the former. They differ in cost, not in
 //! behaviour: the same conformance suite runs over both. What they share lies beside them: addresses, sockets, the
 //! table of channels, and the list of what a channel is sending.
 //!

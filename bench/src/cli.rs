@@ -8,11 +8,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::counts::CountsOptions;
 use crate::floor::Waiting;
 use crate::floor::relay::RelayOptions;
 use crate::floor::service::ServiceOptions;
 use crate::placement::Placement;
-use crate::plan::{Driver, Engine, Topology, Wire};
+use crate::plan::{Driver, Engine, Topology, Wait, Wire};
 use crate::underlay::service::EchoOptions;
 
 /// Round-trip benchmarks for Underlay, beside what the machine allows.
@@ -29,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Measure requests and replies between three processes, by message size.
     Roundtrip(Box<RoundtripOptions>),
+    /// Make round trips on one thread, to be counted rather than timed (see ci/counts).
+    Counts(CountsOptions),
     /// Answer each request with its own body, behind a broker or listening itself (for roundtrip --connect).
     Service(EchoOptions),
     /// Run the floor's relay (started by roundtrip --floor; by hand for --floor-connect).
@@ -82,6 +85,9 @@ pub struct RoundtripOptions {
     /// Who polls the client's driver: the calling thread or a background one.
     #[arg(long, value_enum, default_value = "own")]
     pub driver: DriverChoice,
+    /// How client, broker and service wait.
+    #[arg(long, value_enum, default_value = "adaptive")]
+    pub wait: Wait,
     /// Interleave bare relays over plain sockets, and report ratios to the better of them.
     #[arg(long)]
     pub floor: bool,
@@ -190,7 +196,7 @@ impl Target {
 }
 
 /// Parses a size such as `1024`, `64k`, `64KiB` or `1MiB`; `k` is 1024 as well.
-fn size(text: &str) -> Result<usize, String> {
+pub(crate) fn size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => Some(1),

@@ -85,6 +85,29 @@ impl Driver {
     }
 }
 
+/// How the drivers of the system under test wait when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wait {
+    /// Poll while that pays, else sleep.
+    Adaptive,
+    /// Never sleep.
+    Spin,
+    /// Sleep at once.
+    Sleep,
+}
+
+impl Wait {
+    /// The name, as typed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adaptive => "adaptive",
+            Self::Spin => "spin",
+            Self::Sleep => "sleep",
+        }
+    }
+}
+
 /// Whether a broker stands between client and service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Topology {
@@ -196,6 +219,8 @@ pub struct Plan {
     pub engines: Vec<Engine>,
     /// Ways of polling the client's driver, each a system of its own.
     pub drivers: Vec<Driver>,
+    /// How they wait.
+    pub wait: Wait,
     /// With or without a broker.
     pub topology: Topology,
     /// Body sizes in bytes, in the order of the report.
@@ -248,6 +273,7 @@ impl Plan {
             wire: options.wire,
             engines: options.engine.engines().to_vec(),
             drivers: options.driver.drivers().to_vec(),
+            wait: options.wait,
             topology: options.topology,
             sizes: sizes(options)?,
             rounds: options.rounds,

@@ -9,10 +9,10 @@ use underlay::pool::{Body, Pool, PoolConfig};
 use underlay::proto::Lane;
 use underlay::rpc::{BackgroundClient, CallError, CallFuture, CallHandle, Client, ClientConfig, Reply};
 
-use super::{DESTINATION, driver_config, failed};
+use super::{DESTINATION, bodies, driver_config, failed};
 use crate::error::BenchError;
 use crate::payload::{Payload, WINDOWS};
-use crate::plan::{Driver, Engine, Pace, REPLY_TIMEOUT, RoundPlan, record};
+use crate::plan::{Driver, Engine, Pace, REPLY_TIMEOUT, RoundPlan, Wait, record};
 use crate::subject::RoundOutcome;
 
 /// A client, and the bodies that it sends: made once for a size in the pool's own buffers and then shared,
@@ -39,31 +39,27 @@ struct InFlight {
 }
 
 impl BenchClient {
-    pub(super) fn connect(address: &Address, engine: Engine, driver: Driver) -> Result<Self, BenchError> {
-        let config = ClientConfig { driver: driver_config(engine), ..ClientConfig::default() };
+    pub(super) fn connect(
+        address: &Address,
+        engine: Engine,
+        driver: Driver,
+        wait: Wait,
+    ) -> Result<Self, BenchError> {
+        let config = ClientConfig { driver: driver_config(engine, wait), ..ClientConfig::default() };
         let connected = match driver {
             Driver::Own => Client::connect(address, config).map(|client| End::Own(Box::new(client))),
             Driver::Background => BackgroundClient::connect(address, config)
                 .map(|client| End::Background { handle: client.handle(), _client: client }),
         };
         let end = connected.map_err(|error| failed("client")(error.into()))?;
-        let pool = Pool::new(PoolConfig::edge()).map_err(|error| failed("client")(error.into()))?;
+        let pool = Pool::new(PoolConfig::default()).map_err(|error| failed("client")(error.into()))?;
         Ok(Self { end, pool, payload: Payload::new(1), bodies: Vec::new() })
     }
 
     pub(super) fn prepare(&mut self, size: usize) -> Result<(), BenchError> {
         self.bodies.clear();
         self.payload = Payload::new(size);
-        // One pattern, of which each body is a window: as many bytes are touched as by the floor.
-        let failed = |error: underlay::pool::PoolError| failed("client")(error.into());
-        let pattern = self.pool.copy_body(self.payload.pattern()).map_err(failed)?;
-        for window in 0..WINDOWS {
-            let mut body = Body::new();
-            for segment in pattern.slices(Payload::offset(window), size) {
-                body.push(segment, &mut self.pool).map_err(failed)?;
-            }
-            self.bodies.push(body);
-        }
+        self.bodies = bodies(&self.payload, &mut self.pool)?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use underlay::rpc::{Service, ServiceConfig};
 use super::{DESTINATION, driver_config, failed};
 use crate::child::exit_when_orphaned;
 use crate::error::BenchError;
-use crate::plan::Engine;
+use crate::plan::{Engine, Wait};
 
 /// Options of `service`.
 #[derive(Debug, Clone, Args)]
@@ -23,6 +23,9 @@ pub struct EchoOptions {
     /// How the wire is driven.
     #[arg(long, value_enum, default_value = "io_uring")]
     pub engine: Engine,
+    /// How to wait.
+    #[arg(long, value_enum, default_value = "adaptive")]
+    pub wait: Wait,
     /// Destination to answer at.
     #[arg(long, default_value = DESTINATION)]
     pub destination: String,
@@ -40,7 +43,8 @@ pub fn run(options: &EchoOptions) -> Result<(), BenchError> {
     if options.exit_with_stdin {
         exit_when_orphaned()?;
     }
-    let config = ServiceConfig { driver: driver_config(options.engine), ..ServiceConfig::default() };
+    let config =
+        ServiceConfig { driver: driver_config(options.engine, options.wait), ..ServiceConfig::default() };
     let echo = |request: &mut underlay::rpc::Request<'_>| Ok(request.take_body());
     let opened = match (&options.connect, &options.listen) {
         (Some(broker), _) => {

@@ -10,7 +10,7 @@ use super::client::BenchClient;
 use super::failed;
 use crate::child::ChildProcess;
 use crate::error::BenchError;
-use crate::plan::{Driver, Engine, RoundPlan, Topology};
+use crate::plan::{Driver, Engine, RoundPlan, Topology, Wait};
 use crate::roundtrip::Setting;
 use crate::subject::{Description, Pid, Role, RoundOutcome, Subject, System};
 
@@ -32,7 +32,7 @@ impl UnderlaySubject {
             (Some(address), _) => address.to_string(),
             (None, Topology::Direct) => start_service(setting, engine, None, &mut children)?,
             (None, Topology::Broker) => {
-                let file = write_configuration(engine, driver)?;
+                let file = write_configuration(engine, driver, setting.plan.wait)?;
                 let broker = start_broker(setting, &file, &mut children);
                 configuration = Some(file);
                 let broker = broker?;
@@ -40,7 +40,7 @@ impl UnderlaySubject {
                 broker
             }
         };
-        let client = BenchClient::connect(&Address::tcp(address), engine, driver)?;
+        let client = BenchClient::connect(&Address::tcp(address), engine, driver, setting.plan.wait)?;
         Ok(Self { engine, driver, client, children, configuration })
     }
 }
@@ -91,6 +91,7 @@ fn start_service(
 ) -> Result<String, BenchError> {
     let mut command = Command::new(&setting.program);
     command.args(["service", "--exit-with-stdin", "--engine", engine.name()]);
+    command.args(["--wait", setting.plan.wait.name()]);
     match broker {
         Some(broker) => command.args(["--connect", broker]),
         None => command.args(["--listen", "127.0.0.1:0"]),
@@ -116,12 +117,13 @@ fn start_broker(
     place.map(str::to_owned).ok_or_else(|| unexpected("underlay-broker", &line))
 }
 
-fn write_configuration(engine: Engine, driver: Driver) -> Result<PathBuf, BenchError> {
+fn write_configuration(engine: Engine, driver: Driver, wait: Wait) -> Result<PathBuf, BenchError> {
     let name = format!("underlay-bench-{}-{}-{}.toml", std::process::id(), engine.name(), driver.name());
     let file = std::env::temp_dir().join(name);
     let text = format!(
-        "[broker]\nname = \"bench\"\n\n[[listener]]\ntransport = \"tcp\"\naddress = \"127.0.0.1:0\"\n\
+        "[broker]\nname = \"bench\"\nwait = \"{}\"\n\n[[listener]]\ntransport = \"tcp\"\naddress = \"127.0.0.1:0\"\n\
          engine = \"{}\"\n\n[[queue]]\nname = \"{}\"\n",
+        wait.name(),
         engine.name(),
         super::DESTINATION,
     );

@@ -108,20 +108,21 @@ impl Slab {
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this slab's own, and a slab is dropped only when nobody refers to a buffer of it.
-        // The result does not matter: munmap of a whole mapping fails only for arguments that were never mapped.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+        // A slab is dropped only when nobody refers to a buffer of it.
+        unmap(self.base, self.bytes);
     }
 }
 
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Reserved huge pages first, then ordinary ones with the request to make them huge.
 fn map_pages(bytes: usize, huge_pages: bool) -> Result<(NonNull<u8>, bool), PoolError> {
-    const HUGE_PAGE_BYTES: usize = 2 << 20;
     let whole_huge_pages = huge_pages && bytes.is_multiple_of(HUGE_PAGE_BYTES);
     if whole_huge_pages && let Some(base) = map_anonymous(bytes, libc::MAP_HUGETLB) {
         return Ok((base, true));
     }
-    let base = map_anonymous(bytes, 0).ok_or_else(|| PoolError::Map {
+    let base = if whole_huge_pages { map_aligned(bytes) } else { map_anonymous(bytes, 0) };
+    let base = base.ok_or_else(|| PoolError::Map {
         slab_bytes: bytes,
         reason: std::io::Error::last_os_error().to_string(),
     })?;
@@ -134,6 +135,26 @@ fn map_pages(bytes: usize, huge_pages: bool) -> Result<(NonNull<u8>, bool), Pool
     // are touched at first use.
     unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
     Ok((base, false))
+}
+
+/// A mapping that begins where a huge page can: without that the kernel has no place for one.
+fn map_aligned(bytes: usize) -> Option<NonNull<u8>> {
+    let whole = map_anonymous(bytes + HUGE_PAGE_BYTES, 0)?;
+    let before = whole.as_ptr().align_offset(HUGE_PAGE_BYTES);
+    // SAFETY: at most a huge page further, and so within the mapping.
+    let base = unsafe { whole.add(before) };
+    unmap(whole, before);
+    // SAFETY: the end of what is kept lies within the mapping.
+    unmap(unsafe { base.add(bytes) }, HUGE_PAGE_BYTES - before);
+    Some(base)
+}
+
+fn unmap(base: NonNull<u8>, bytes: usize) {
+    if bytes > 0 {
+        // SAFETY: callers name whole pages of a mapping of theirs that nothing refers to. The result does not matter:
+        // it fails only when the kernel has no room to split a mapping, and then the pages stay, unused.
+        unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+    }
 }
 
 fn map_anonymous(bytes: usize, flags: libc::c_int) -> Option<NonNull<u8>> {

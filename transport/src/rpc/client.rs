@@ -4,10 +4,12 @@ use super::calls::{Call, CallStats, Calls, Progress, Submission};
 use super::destination::{ReplyDestination, Shard};
 use super::error::CallError;
 use super::future::{CallFuture, Reply};
+use super::say_goodbye;
 use crate::backend::ConnectError;
 use crate::driver::{Address, Driver, DriverConfig, DriverError, DriverStats};
 use crate::pool::{Body, Pool, PoolConfig, PoolError};
 use crate::proto::Lane;
+use crate::proto::control::CloseCode;
 use crate::sync::{Submissions, SubmitRefused, Submitter, Wakeup};
 use std::future::Future;
 use std::io;
@@ -126,6 +128,17 @@ impl Client {
             Progress::ReplyDestination => "the peer has not agreed to deliver replies",
         };
         Err(ClientError::ConnectTimeout { address, timeout, missing })
+    }
+
+    /// As [`Client::connect`], but does not wait: the connection comes up in the client's turns. For a thread that
+    /// turns other drivers as well, perhaps the other end's. Calls that are started meanwhile wait for it, and end as
+    /// [`CallError::NotConnected`] if it does not come up; how long that may take is the connection's
+    /// `handshake_timeout`, not `connect_timeout`.
+    ///
+    /// # Errors
+    /// [`ClientError`] for what is known at once.
+    pub fn begin_connect(address: &Address, config: ClientConfig) -> Result<Self, ClientError> {
+        Self::start_connecting(&ReplyDestination::of_process(), address, config)
     }
 
     /// A client whose connection is coming up.
@@ -260,6 +273,12 @@ impl Client {
     /// What the driver did so far.
     pub fn driver_stats(&self) -> DriverStats {
         self.driver.stats()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        say_goodbye(&mut self.driver, CloseCode::Normal, "the client was dropped");
     }
 }
 

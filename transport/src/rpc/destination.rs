@@ -108,12 +108,10 @@ impl ReplyDestination {
         Some(Shard { slots: slots.clone(), _lease: Arc::new(Lease { destination: self.clone(), number }) })
     }
 
-    /// Ends the call of a correlation, whichever shard has it; hands the outcome back if nobody waits for it.
-    pub(super) fn complete(&self, correlation: Correlation, outcome: Outcome) -> Result<(), Outcome> {
-        match self.0.shards[usize::from(correlation.shard())].get() {
-            Some(slots) => slots.complete(correlation, outcome),
-            None => Err(outcome),
-        }
+    /// Ends the call of a correlation, whichever shard has it; false if nobody waits for it.
+    pub(super) fn complete(&self, correlation: Correlation, outcome: Outcome) -> bool {
+        let shard = self.0.shards[usize::from(correlation.shard())].get();
+        shard.is_some_and(|slots| slots.complete(correlation, outcome).is_ok())
     }
 }
 

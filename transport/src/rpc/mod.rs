@@ -26,5 +26,22 @@ pub use error::{CallError, ServiceError};
 pub use future::{CallFuture, Reply};
 pub use service::{BackgroundService, Request, Service, ServiceConfig, ServiceFailure, ServiceStats};
 
+use crate::driver::{Driver, Handler};
+use crate::proto::control::CloseCode;
+
+/// Tells all peers of a driver that is about to be dropped why it goes. It does not wait for them: whoever does not
+/// take it at once sees the end of the channel.
+fn say_goodbye<H: Handler>(driver: &mut Driver<H>, code: CloseCode, text: &str) {
+    /// One to give the last words to the wire, one for the wire to let go of them, one to close the channel.
+    const TURNS: usize = 3;
+    driver.parts().0.close_all(code, text);
+    for _ in 0..TURNS {
+        // A wire that is broken says nothing more.
+        if driver.parts().0.connections() == 0 || driver.turn().is_err() {
+            return;
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -14,6 +14,8 @@ use underlay::proto::{
     Incarnation, Origin, Parameter, ParameterFault, Parameters, PeerMisbehaved, ProcessId, SessionId,
 };
 
+use crate::support::vector_parameters;
+
 fn end(number: u8, parameters: Parameters) -> LocalEnd {
     LocalEnd {
         capabilities: Capabilities::SETTLEMENT,
@@ -30,11 +32,11 @@ fn end(number: u8, parameters: Parameters) -> LocalEnd {
 }
 
 fn client() -> LocalEnd {
-    end(1, Parameters::default())
+    end(1, vector_parameters())
 }
 
 fn server() -> LocalEnd {
-    end(2, Parameters { packet_bytes: 1448, links_max: 10_000, ..Parameters::default() })
+    end(2, Parameters { packet_bytes: 1448, links_max: 10_000, ..vector_parameters() })
 }
 
 fn asking(number: u8) -> SessionTerms {
@@ -74,7 +76,7 @@ fn client_takes(change: impl FnOnce(&mut ServerHello)) -> Result<Negotiated, Con
 #[test]
 fn both_ends_settle_the_smaller_of_each() {
     let (client, server) = shake(client(), server(), SessionTerms::default(), SessionTerms::default());
-    assert_eq!(client.parameters, Parameters { packet_bytes: 1448, ..Parameters::default() });
+    assert_eq!(client.parameters, Parameters { packet_bytes: 1448, ..vector_parameters() });
     assert_eq!(client.parameters, server.parameters);
     assert_eq!((client.version, server.version), (1, 1));
     assert_eq!((client.capabilities, server.capabilities), (Capabilities(1), Capabilities(1)));
@@ -177,7 +179,7 @@ fn impossible_parameters_are_refused_with_what_is_wrong() {
 
 #[test]
 fn every_impossible_parameter_is_found() {
-    let default = Parameters::default();
+    let default = vector_parameters();
     let cases: [(Parameter, Parameters); 16] = [
         (Parameter::FrameBytesMax, Parameters { frame_bytes_max: 1023, ..default }),
         (Parameter::FrameBytesMax, Parameters { frame_bytes_max: 65_537, ..default }),
@@ -187,7 +189,7 @@ fn every_impossible_parameter_is_found() {
         (Parameter::PacketBytes, Parameters { packet_bytes: 255, ..default }),
         (Parameter::PacketBytes, Parameters { packet_bytes: 65_537, ..default }),
         (Parameter::EagerBytesMax, Parameters { eager_bytes_max: 65_536 - 32 - 4096 + 1, ..default }),
-        (Parameter::ChunkBytesMax, Parameters { chunk_bytes_max: 65_536 - 32 - 96 + 1, ..default }),
+        (Parameter::ChunkBytesMax, Parameters { chunk_bytes_max: 65_536 - 32 - 4096 + 1, ..default }),
         (Parameter::MessageBytesMax, Parameters { message_bytes_max: 0, ..default }),
         (Parameter::ControlSlots, Parameters { control_slots: 3, ..default }),
         (Parameter::ControlSlots, Parameters { control_slots: 33, ..default }),

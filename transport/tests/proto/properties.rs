@@ -224,7 +224,7 @@ fn parameters() -> impl Strategy<Value = Parameters> {
                 packet_bytes: share(packet, frame),
                 frame_bytes_max: frame,
                 eager_bytes_max: share(eager, frame - 32 - head),
-                chunk_bytes_max: share(chunk, frame - 32 - 96),
+                chunk_bytes_max: share(chunk, frame - 32 - head),
                 message_bytes_max: message,
                 frame_slots: slots,
                 control_slots: control.min((slots / 2).min(u16::MAX.into()) as u16),

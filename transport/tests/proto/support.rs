@@ -40,7 +40,24 @@ impl Written<'_> {
 }
 
 pub(crate) fn limits() -> Limits {
-    Parameters::default().limits()
+    vector_parameters().limits()
+}
+
+/// What the vectors settle, whatever an end proposes by default.
+pub(crate) fn vector_parameters() -> Parameters {
+    Parameters {
+        packet_bytes: 4096,
+        frame_bytes_max: 64 << 10,
+        eager_bytes_max: 16 << 10,
+        chunk_bytes_max: 32 << 10,
+        message_bytes_max: 64 << 20,
+        frame_slots: 64,
+        control_slots: 8,
+        keep_alive_ms: 5_000,
+        idle_timeout_ms: 20_000,
+        links_max: 4096,
+        head_bytes_max: 4096,
+    }
 }
 
 pub(crate) fn link(number: u32) -> LinkId {

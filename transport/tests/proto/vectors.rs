@@ -19,7 +19,7 @@ use underlay::proto::{
     ReplyAddress, ReplySecret, SessionId,
 };
 
-use crate::support::{Written, extensions, frame, header, limits, link, message, rewrite};
+use crate::support::{Written, extensions, frame, header, limits, link, message, rewrite, vector_parameters};
 use crate::vector_file;
 
 /// 16 bytes that count up.
@@ -327,7 +327,7 @@ fn client_hello() {
                 expiry_s: 30,
                 resume: [5, 600, 70],
             },
-            parameters: Parameters::default(),
+            parameters: vector_parameters(),
             extensions,
         },
     };

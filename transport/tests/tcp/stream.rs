@@ -102,7 +102,7 @@ fn an_empty_send_is_done_at_once(engine: EngineChoice) {
 /// Four buffers of 16 KiB, and not one more.
 fn four_buffers(engine: EngineChoice) -> End {
     let pool = PoolConfig { bytes_max: 65_536, slab_bytes: 65_536, huge_pages: false };
-    End::with_pool(TcpConfig { receive_buffers: 4, ..config(engine) }, pool)
+    End::with_pool(TcpConfig { receive_buffers: 4, receive_buffer_bytes: 16_384, ..config(engine) }, pool)
 }
 
 fn receiving_pauses_without_loss_when_the_pool_is_empty(engine: EngineChoice) {
@@ -158,7 +158,7 @@ fn received_bytes_lie_where_the_kernel_put_them(engine: EngineChoice) {
     let places: Vec<_> =
         buffers.iter().map(|buffer| buffer.written().as_ptr_range().start as usize).collect();
     drop(buffers);
-    let config = TcpConfig { receive_buffers: 4, ..config(engine) };
+    let config = TcpConfig { receive_buffers: 4, receive_buffer_bytes: 16_384, ..config(engine) };
     let wire = underlay::backend::tcp::TcpWire::open(config, &mut pool).unwrap();
     let mut end = End { pool, wire, events: Vec::new(), started: std::time::Instant::now() };
     let (channel, mut peer) = with_plain_peer(&mut end);

@@ -152,7 +152,10 @@ fn a_sleep_ends_at_once_if_something_has_happened(engine: EngineChoice) {
 /// Buffers may come back from another thread, which wakes nobody.
 fn a_sleep_without_buffers_is_short(engine: EngineChoice) {
     let pool = PoolConfig { bytes_max: 65_536, slab_bytes: 65_536, huge_pages: false };
-    let mut end = End::with_pool(TcpConfig { receive_buffers: 4, ..config(engine) }, pool);
+    let mut end = End::with_pool(
+        TcpConfig { receive_buffers: 4, receive_buffer_bytes: 16_384, ..config(engine) },
+        pool,
+    );
     let (channel, mut peer) = with_plain_peer(&mut end);
     let writer = std::thread::spawn(move || peer.write_all(&[5; 400_000]).map(|()| peer));
     let mut bytes = 0;

@@ -83,18 +83,25 @@ fn an_abort_drops_what_waits_and_tells_the_peer() {
 /// before everything in it was read is reset, and the reset would overtake the reason.
 #[test]
 fn the_end_that_closes_waits_for_the_other_to_read_why() {
-    let mut pair = Pair::open(with(usual()));
-    pair.ends.iter_mut().for_each(|end| end.knobs.latency = Duration::from_millis(10));
-    let now = pair.now;
-    pair.client().connection.close(CloseCode::Normal, "done", now);
-    for _ in 0..3 {
-        pair.turn();
-        pair.now = pair.now + Duration::from_millis(1);
+    for in_order in [true, false] {
+        let mut pair = Pair::open(with(usual()));
+        pair.ends.iter_mut().for_each(|end| end.knobs.latency = Duration::from_millis(10));
+        let now = pair.now;
+        let client = &mut pair.client().connection;
+        if in_order {
+            client.close(CloseCode::Normal, "done", now);
+        } else {
+            client.abort(CloseReason::ResourceLimit("too much".to_owned()), now);
+        }
+        for _ in 0..3 {
+            pair.turn();
+            pair.now = pair.now + Duration::from_millis(1);
+        }
+        assert_eq!(pair.client().closed.len(), 1);
+        assert!(!pair.client().connection.is_finished(), "its close is still on its way");
+        pair.settle();
+        assert!(pair.client().connection.is_finished());
     }
-    assert_eq!(pair.client().closed.len(), 1);
-    assert!(!pair.client().connection.is_finished(), "its close is still on its way");
-    pair.settle();
-    assert!(pair.client().connection.is_finished());
 }
 
 #[test]

@@ -18,9 +18,7 @@ fn more_frames_than_were_granted() {
     // All at once, so that nothing is granted in between.
     let mut frames: Vec<u8> = (0..64).flat_map(|_| fake.frame(FrameKind::Control, &[])).collect();
     frames.extend(fake.frame(FrameKind::Control, &[]));
-    for piece in [frames] {
-        fake.feed(&piece);
-    }
+    fake.feed(&frames);
     fake.assert_misbehaved(PeerMisbehaved::FrameCreditOverrun { position: 65, limit: 64 });
 }
 

@@ -170,8 +170,9 @@ impl Stage {
     pub(super) fn settle(&mut self) {
         let mut idle = 0;
         self.until(|stage| {
-            let found = stage.drivers.iter_mut().fold(false, |found, driver| driver.turn().unwrap() || found);
-            idle = if found { 0 } else { idle + 1 };
+            let found =
+                stage.drivers.iter_mut().filter_map(|driver| driver.turn().unwrap().then_some(())).count();
+            idle = if found > 0 { 0 } else { idle + 1 };
             idle == 5
         });
     }

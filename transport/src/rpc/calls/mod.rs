@@ -262,10 +262,9 @@ impl Calls {
         }
         let outcome = outcome(message);
         self.take(core, correlation);
-        match self.destination.complete(correlation, outcome) {
-            Ok(()) => self.stats.replies += 1,
-            Err(_) => self.stats.late_replies += 1,
-        }
+        let waited = self.destination.complete(correlation, outcome);
+        let counted = if waited { &mut self.stats.replies } else { &mut self.stats.late_replies };
+        *counted += 1;
     }
 
     /// Ends all calls, and all that are still to come.

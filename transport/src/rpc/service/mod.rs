@@ -1,7 +1,8 @@
 //! Services: what answers requests, behind a broker or by itself.
 //!
 //! Here is what an application sees; `answers` is what runs on the driver, `background` a service with a thread of
-//! its own.
+//! its own. A service answers every request that reaches it, if only to say that it failed, and keeps a reply until
+//! there is room for it.
 
 mod answers;
 mod background;
@@ -10,12 +11,14 @@ pub use background::BackgroundService;
 
 use super::destination::ReplyDestination;
 use super::error::ServiceError;
+use super::say_goodbye;
 use crate::backend::{ConnectError, ListenError};
 use crate::connection::LinkRoom;
 use crate::driver::{Address, Core, Driver, DriverConfig, DriverError, DriverStats};
 use crate::message::Message;
 use crate::pool::{Body, Pool};
 use crate::proto::PeerMisbehaved;
+use crate::proto::control::CloseCode;
 use crate::proto::extension::Extensions;
 use crate::proto::record::MessageHead;
 use crate::proto::text::Name;
@@ -151,7 +154,10 @@ pub struct ServiceStats {
 }
 
 /// Answers the requests of one destination by a function, on the thread that makes and runs it.
-pub struct Service<F> {
+pub struct Service<F>
+where
+    F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
+{
     driver: Driver<Answers<F>>,
     destination: String,
 }
@@ -171,8 +177,7 @@ where
         answer: F,
     ) -> Result<Self, ServiceFailure> {
         let timeout = config.connect_timeout;
-        let mut service = Self::new(destination, config, Mode::Connected, answer)?;
-        service.driver.parts().0.connect(address)?;
+        let mut service = Self::begin_connect(address, destination, config, answer)?;
         let is_known = |_: &mut Core, answers: &mut Answers<F>| answers.state != State::Starting;
         service.driver.run_until(Some(timeout), is_known)?;
         match &service.driver.parts().1.state {
@@ -180,6 +185,22 @@ where
             State::Starting => Err(ServiceFailure::ConnectTimeout(timeout)),
             State::Ended(_) => Err(service.ended()),
         }
+    }
+
+    /// As [`Service::connect`], but does not wait: the connection comes up, and the broker accepts or refuses, in the
+    /// service's turns. For a thread that turns other drivers as well, perhaps the broker's.
+    ///
+    /// # Errors
+    /// [`ServiceFailure`] for what is known at once.
+    pub fn begin_connect(
+        address: &Address,
+        destination: &str,
+        config: ServiceConfig,
+        answer: F,
+    ) -> Result<Self, ServiceFailure> {
+        let mut service = Self::new(destination, config, Mode::Connected, answer)?;
+        service.driver.parts().0.connect(address)?;
+        Ok(service)
     }
 
     /// Serves clients that connect to this process itself, and says where: with the port that the system chose if 0
@@ -275,8 +296,20 @@ where
     }
 }
 
+impl<F> Drop for Service<F>
+where
+    F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
+{
+    fn drop(&mut self) {
+        say_goodbye(&mut self.driver, CloseCode::ShuttingDown, "the service was stopped");
+    }
+}
+
 /// Also where the function is a closure, which says nothing of itself.
-impl<F> fmt::Debug for Service<F> {
+impl<F> fmt::Debug for Service<F>
+where
+    F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service")
             .field("destination", &self.destination)

@@ -1,7 +1,9 @@
 //! How calls end, with a peer that answers late, wrongly, twice or not at all.
 
 use super::rig::{LIMIT, Peer, Rig, body_of, text};
+use crate::connection::CloseReason;
 use crate::driver::WaitMode;
+use crate::proto::control::CloseCode;
 use crate::proto::record::MessageKind;
 use crate::proto::{CorrelationId, Incarnation};
 use crate::rpc::{
@@ -165,6 +167,24 @@ fn idle_buffers() -> usize {
 }
 
 #[test]
+fn a_client_that_is_dropped_says_so() {
+    let mut rig = Rig::new(8, Peer::default());
+    let call = rig.start("echo", b"x", LIMIT);
+    rig.pump();
+    let Rig { client, mut peer } = rig;
+    drop(client);
+    let began = Instant::now();
+    while peer.parts().1.closed.is_none() {
+        assert!(began.elapsed() < LIMIT);
+        peer.turn().unwrap();
+    }
+    let closed = peer.parts().1.closed.clone();
+    assert!(matches!(&closed, Some(CloseReason::Peer { code: CloseCode::Normal, .. })), "{closed:?}");
+    let mut call = call;
+    assert!(matches!(call.try_take(), Some(Err(CallError::OutcomeUnknown { .. }))));
+}
+
+#[test]
 fn an_urgent_call_overtakes_those_that_wait_with_it() {
     for room in [1000, 0] {
         let mut rig = Rig::new(64, Peer::default());
@@ -200,7 +220,7 @@ fn the_client_of_a_call_sees_its_reply_also_when_another_thread_brings_it() {
         let mut reply = crate::message::Message::reply_to(&request.head, crate::pool::Body::new());
         reply.head.link = None;
         let correlation = crate::sync::Correlation::unpack(reply.head.correlation_id.0);
-        destination.complete(correlation, Ok(crate::rpc::future::Reply::new(reply))).unwrap();
+        assert!(destination.complete(correlation, Ok(crate::rpc::future::Reply::new(reply))));
     });
     let Rig { mut client, peer: _peer } = rig;
     client.wait(call).unwrap();

@@ -42,6 +42,11 @@ impl Stock {
     /// Takes as many buffers from the pool as are missing and to be had.
     #[inline]
     pub(super) fn replenish(&mut self, pool: &mut Pool) {
+        if self.buffers.len() == self.count {
+            return;
+        }
+        // What was let go last is used first: it is in the cache, while the pool may have more that was never touched.
+        pool.reclaim();
         while self.buffers.len() < self.count {
             let Ok(buffer) = pool.buffer(self.buffer_bytes) else { return };
             self.buffers.push_back(buffer);

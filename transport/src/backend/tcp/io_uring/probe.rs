@@ -90,12 +90,14 @@ pub(super) fn try_receiving(
         buffers.take(number, first.result().max(0) as usize, |segment| bytes.extend_from_slice(&segment));
         bytes
     });
+    // A bundle that took the last buffer ends the receive; there, only its first piece can be tried.
+    let has_more_buffers = buffers.available() > 0;
     drop(writer);
     if goes_on && one_completion(ring).is_none() {
         return Err(give_up(reader, buffers));
     }
     match received {
-        Some(bytes) if bytes == b"?" && goes_on => Ok(()),
+        Some(bytes) if bytes == b"?" && (goes_on || !has_more_buffers) => Ok(()),
         _ => Err(missing(&format!("multishot receive (it completed with {})", first.result()))),
     }
 }

@@ -17,10 +17,10 @@ pub(super) const GROUP: u16 = 0;
 /// a completion that spans several follow each other; and a place is filled again only when its buffer was taken off,
 /// whatever the order of completions.
 ///
-/// A buffer that was written to less than half goes back to the ring: whole if nobody holds a segment of it any more,
-/// else with its rest, from the next line on; smaller rests would cut messages in pieces. So small messages that are kept share buffers instead of keeping one each. The
-/// kernel could do the same (`IOU_PBUF_RING_INC`, Linux 6.12), but it goes on at the next byte, which puts bodies off
-/// the lines that they are meant to lie on.
+/// A buffer that was written to at most half goes back to the ring: whole if nobody holds a segment of it any more,
+/// else with its rest, from the next line on; smaller rests would cut messages in pieces. So small messages that are
+/// kept share buffers instead of keeping one each. The kernel could do the same (`IOU_PBUF_RING_INC`, Linux 6.12), but
+/// it goes on at the next byte, which puts bodies off the lines that they are meant to lie on.
 #[derive(Debug)]
 pub(super) struct ProvidedBuffers {
     /// As many entries as `buffers` has, page-aligned, shared with the kernel.
@@ -73,6 +73,10 @@ impl ProvidedBuffers {
     pub(super) fn refill(&mut self, pool: &mut Pool) {
         if self.available == self.buffers.len() {
             return;
+        }
+        if self.available + self.rests.len() < self.buffers.len() {
+            // What was let go last is used first: it is in the cache, while the pool may have more that was never touched.
+            pool.reclaim();
         }
         let before = self.tail;
         loop {
@@ -248,5 +252,34 @@ mod tests {
         buffers.take(0, 10, drop);
         buffers.refill(&mut pool);
         assert_eq!(buffers.available(), 8);
+    }
+    #[test]
+    fn a_buffer_is_offered_again_as_far_as_nobody_holds_it() {
+        let mut pool = Pool::new(PoolConfig::edge()).unwrap();
+        let ring = match probe::open_ring() {
+            Ok(ring) => ring,
+            Err(reason) => return eprintln!("skipped: {reason}"),
+        };
+        let config = TcpConfig { receive_buffers: 2, receive_buffer_bytes: 16_384, ..TcpConfig::default() };
+        let mut buffers = ProvidedBuffers::open(&config, &ring).unwrap();
+        buffers.refill(&mut pool);
+        let spare_at = |buffers: &mut ProvidedBuffers, place: usize| {
+            let spare = buffers.buffers[place].as_mut().unwrap().spare_mut();
+            (spare.as_ptr() as usize, spare.len())
+        };
+        let first = spare_at(&mut buffers, 0).0;
+        let mut held = Vec::new();
+        buffers.take(0, 100, |segment| held.push(segment));
+        buffers.refill(&mut pool);
+        assert_eq!(spare_at(&mut buffers, 0), (first + 128, 16_384 - 128), "from the next line on");
+        let second = spare_at(&mut buffers, 1).0;
+        buffers.take(1, 100, drop);
+        buffers.refill(&mut pool);
+        assert_eq!(spare_at(&mut buffers, 1), (second, 16_384), "whole, since nobody holds it");
+        buffers.take(0, 10_000, |segment| held.push(segment));
+        buffers.refill(&mut pool);
+        let (third, bytes) = spare_at(&mut buffers, 0);
+        assert!(!(first..first + 16_384).contains(&third), "what is left would cut messages in pieces");
+        assert_eq!(bytes, 16_384);
     }
 }

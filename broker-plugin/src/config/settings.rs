@@ -50,7 +50,7 @@ pub struct BrokerSettings {
     /// in fewer pieces; a smaller one wastes less when short messages wait for long.
     pub receive_buffer_bytes: u64,
     /// Receive buffers that the kernel holds at a time for all connections together, a power of two up to 32,768.
-    /// Default 32. More of them carry more bytes from one poll to the next, and are never used for anything else.
+    /// Default 8. More of them carry more bytes from one poll to the next, and are never used for anything else.
     pub receive_buffers: u64,
     /// Connections that may wait to be accepted at each listener. Default 1,024; the kernel cuts it to
     /// `net.core.somaxconn`.

@@ -128,6 +128,8 @@ pub enum EngineChoice {
     Epoll,
     /// Each as a system of its own.
     Both,
+    /// No system under test: the floor alone.
+    None,
 }
 
 impl EngineChoice {
@@ -138,6 +140,7 @@ impl EngineChoice {
             Self::IoUring => &[Engine::IoUring],
             Self::Epoll => &[Engine::Epoll],
             Self::Both => &[Engine::IoUring, Engine::Epoll],
+            Self::None => &[],
         }
     }
 }

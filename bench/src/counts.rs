@@ -196,7 +196,10 @@ fn check_length(payload: &Payload, number: u64, body: &Body) -> Result<(), Paylo
 }
 
 /// The columns, each a figure that only grows.
-const COLUMNS: [(&str, fn(&DriverStats) -> u64); 9] = [
+/// A figure of the counters, by its name.
+type Column = (&'static str, fn(&DriverStats) -> u64);
+
+const COLUMNS: [Column; 9] = [
     ("messages", |stats| stats.packing.messages),
     ("sends", |stats| stats.sends),
     ("frames", |stats| stats.packing.frames),

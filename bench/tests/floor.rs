@@ -157,7 +157,7 @@ fn programs_exit_when_their_standard_input_closes() {
 }
 
 fn bench(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).arg("roundtrip").args(arguments).output().unwrap()
+    Command::new(PROGRAM).args(["roundtrip", "--engine", "none"]).args(arguments).output().unwrap()
 }
 
 #[test]
@@ -223,7 +223,20 @@ fn no_process_outlives_a_run_even_one_that_is_killed() {
     let value = std::process::id().to_string();
     let mark = format!("UNDERLAY_BENCH_TEST_MARK={value}");
     let mut run = Command::new(PROGRAM)
-        .args(["roundtrip", "--floor", "--sizes", "1", "--rounds", "1", "--rate", "1", "--messages", "1000"])
+        .args([
+            "roundtrip",
+            "--engine",
+            "none",
+            "--floor",
+            "--sizes",
+            "1",
+            "--rounds",
+            "1",
+            "--rate",
+            "1",
+            "--messages",
+            "1000",
+        ])
         .env("UNDERLAY_BENCH_TEST_MARK", &value)
         .stdout(Stdio::null())
         .spawn()
@@ -234,7 +247,18 @@ fn no_process_outlives_a_run_even_one_that_is_killed() {
     await_marked(&mark, 0);
 
     let output = Command::new(PROGRAM)
-        .args(["roundtrip", "--floor", "--sizes", "1", "--rounds", "1", "--messages", "5"])
+        .args([
+            "roundtrip",
+            "--engine",
+            "none",
+            "--floor",
+            "--sizes",
+            "1",
+            "--rounds",
+            "1",
+            "--messages",
+            "5",
+        ])
         .env("UNDERLAY_BENCH_TEST_MARK", &value)
         .output()
         .unwrap();

@@ -255,7 +255,8 @@ impl<H: Handler> Driver<H> {
     fn poll_wire(&mut self, kind: WireKind) -> io::Result<bool> {
         let mut events = std::mem::take(&mut self.events);
         let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
-        let found = !events.is_empty();
+        // That a send is done is no news: what waited behind it leaves in this turn.
+        let found = events.iter().any(|event| !matches!(event, WireEvent::Sent { .. }));
         events.drain(..).for_each(|event| self.wire_event(kind, event));
         self.events = events;
         outcome.map(|()| found)

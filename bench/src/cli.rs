@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::counts::CountsOptions;
 use crate::floor::Waiting;
 use crate::floor::relay::RelayOptions;
 use crate::floor::service::ServiceOptions;
@@ -29,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Measure requests and replies between three processes, by message size.
     Roundtrip(Box<RoundtripOptions>),
+    /// Make round trips on one thread, to be counted rather than timed (see ci/counts).
+    Counts(CountsOptions),
     /// Answer each request with its own body, behind a broker or listening itself (for roundtrip --connect).
     Service(EchoOptions),
     /// Run the floor's relay (started by roundtrip --floor; by hand for --floor-connect).
@@ -190,7 +193,7 @@ impl Target {
 }
 
 /// Parses a size such as `1024`, `64k`, `64KiB` or `1MiB`; `k` is 1024 as well.
-fn size(text: &str) -> Result<usize, String> {
+pub(crate) fn size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => Some(1),

@@ -21,6 +21,7 @@
 //! | [`payload`], [`aligned`] | bodies, and the check that every system does on each reply |
 //! | [`child`], [`placement`], [`cpu_time`] | processes: started, pinned, accounted for, never left behind |
 //! | [`roundtrip`], [`statistics`] | the run: rounds in seeded order, medians, paired bootstrap intervals |
+//! | [`counts`] | round trips on one thread, to be counted rather than timed |
 //! | [`report`], [`host`] | table, JSON and chart, and the machine they were taken on |
 
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@
 pub mod aligned;
 pub mod child;
 pub mod cli;
+pub mod counts;
 pub mod cpu_time;
 pub mod error;
 pub mod floor;

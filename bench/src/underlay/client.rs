@@ -9,7 +9,7 @@ use underlay::pool::{Body, Pool, PoolConfig};
 use underlay::proto::Lane;
 use underlay::rpc::{BackgroundClient, CallError, CallFuture, CallHandle, Client, ClientConfig, Reply};
 
-use super::{DESTINATION, driver_config, failed};
+use super::{DESTINATION, bodies, driver_config, failed};
 use crate::error::BenchError;
 use crate::payload::{Payload, WINDOWS};
 use crate::plan::{Driver, Engine, Pace, REPLY_TIMEOUT, RoundPlan, record};
@@ -54,16 +54,7 @@ impl BenchClient {
     pub(super) fn prepare(&mut self, size: usize) -> Result<(), BenchError> {
         self.bodies.clear();
         self.payload = Payload::new(size);
-        // One pattern, of which each body is a window: as many bytes are touched as by the floor.
-        let failed = |error: underlay::pool::PoolError| failed("client")(error.into());
-        let pattern = self.pool.copy_body(self.payload.pattern()).map_err(failed)?;
-        for window in 0..WINDOWS {
-            let mut body = Body::new();
-            for segment in pattern.slices(Payload::offset(window), size) {
-                body.push(segment, &mut self.pool).map_err(failed)?;
-            }
-            self.bodies.push(body);
-        }
+        self.bodies = bodies(&self.payload, &mut self.pool)?;
         Ok(())
     }
 

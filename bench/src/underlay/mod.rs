@@ -9,12 +9,14 @@ pub mod service;
 mod subject;
 
 use crate::error::BenchError;
+use crate::payload::{Payload, WINDOWS};
 use crate::plan::Engine;
 use crate::roundtrip::Setting;
 use crate::subject::Subject;
 use subject::UnderlaySubject;
 use underlay::backend::tcp::EngineChoice;
 use underlay::driver::DriverConfig;
+use underlay::pool::{Body, Pool, PoolError};
 
 /// The destination at which the service answers.
 pub const DESTINATION: &str = "echo";
@@ -34,7 +36,7 @@ pub fn open(setting: &Setting<'_>) -> Result<Vec<Box<dyn Subject>>, BenchError> 
 }
 
 /// A driver on this engine, and nothing else than that.
-fn driver_config(engine: Engine) -> DriverConfig {
+pub(crate) fn driver_config(engine: Engine) -> DriverConfig {
     let mut config = DriverConfig::default();
     config.tcp.engine = match engine {
         Engine::IoUring => EngineChoice::IoUring,
@@ -43,7 +45,24 @@ fn driver_config(engine: Engine) -> DriverConfig {
     config
 }
 
+/// The bodies of a size, made once in the pool's buffers to be shared: one pattern, of which each body is a window, so
+/// that as many bytes are touched as by the floor.
+pub(crate) fn bodies(payload: &Payload, pool: &mut Pool) -> Result<Vec<Body>, BenchError> {
+    let failed = |error: PoolError| failed("client")(error.into());
+    let pattern = pool.copy_body(payload.pattern()).map_err(failed)?;
+    let window = |number| {
+        let mut body = Body::new();
+        for segment in pattern.slices(Payload::offset(number), payload.size()) {
+            body.push(segment, pool)?;
+        }
+        Ok(body)
+    };
+    (0..WINDOWS).map(window).collect::<Result<_, _>>().map_err(failed)
+}
+
 /// Underlay's own errors, by the name of what failed.
-fn failed(system: &str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> BenchError + use<'_> {
+pub(crate) fn failed(
+    system: &str,
+) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> BenchError + use<'_> {
     move |source| BenchError::Subject { system: system.to_owned(), source }
 }

@@ -108,6 +108,33 @@ impl Client {
         address: &Address,
         config: ClientConfig,
     ) -> Result<Self, ClientError> {
+        let timeout = config.connect_timeout;
+        let mut client = Self::begin(destination, address, config)?;
+        let is_known = |calls: &mut Calls| calls.is_connected().is_some();
+        client.driver.run_until(Some(timeout), |_, calls| is_known(calls))?;
+        match client.driver.parts().1.is_connected() {
+            Some(Ok(())) => Ok(client),
+            Some(Err(reason)) => Err(ClientError::NotConnected { address: address.clone(), reason }),
+            None => Err(ClientError::ConnectTimeout { address: address.clone(), timeout }),
+        }
+    }
+
+    /// As [`Client::connect`], but does not wait: the connection comes up in the client's turns. For a thread that
+    /// turns other drivers as well, perhaps the other end's. Calls that are started meanwhile wait for it, and end as
+    /// [`CallError::NotConnected`] if it does not come up; how long that may take is the connection's
+    /// `handshake_timeout`, not `connect_timeout`.
+    ///
+    /// # Errors
+    /// [`ClientError`] for what is known at once.
+    pub fn begin_connect(address: &Address, config: ClientConfig) -> Result<Self, ClientError> {
+        Self::begin(&ReplyDestination::of_process(), address, config)
+    }
+
+    fn begin(
+        destination: &ReplyDestination,
+        address: &Address,
+        config: ClientConfig,
+    ) -> Result<Self, ClientError> {
         let shard = destination.shard().ok_or(ClientError::TooManyClients)?;
         let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
         let (submissions, submitter) = Submissions::new(config.submissions_max, wakeup.clone());
@@ -115,14 +142,6 @@ impl Client {
         let identity = destination.identity(&config.name);
         let mut driver = Driver::with_wakeup(config.driver, identity, wakeup, calls)?;
         driver.parts().0.connect(address)?;
-        let timeout = config.connect_timeout;
-        let is_known = |calls: &mut Calls| calls.is_connected().is_some();
-        driver.run_until(Some(timeout), |_, calls| is_known(calls))?;
-        match driver.parts().1.is_connected() {
-            Some(Ok(())) => {}
-            Some(Err(reason)) => return Err(ClientError::NotConnected { address: address.clone(), reason }),
-            None => return Err(ClientError::ConnectTimeout { address: address.clone(), timeout }),
-        }
         let pool = Pool::new(PoolConfig::edge()).map_err(DriverError::Pool)?;
         let handle = CallHandle { shard, submitter, pool: Arc::new(Mutex::new(pool)) };
         Ok(Self { driver, handle })

@@ -153,8 +153,7 @@ where
         answer: F,
     ) -> Result<Self, ServiceFailure> {
         let timeout = config.connect_timeout;
-        let mut service = Self::new(destination, config, answer)?;
-        service.driver.parts().0.connect(address)?;
+        let mut service = Self::begin_connect(address, destination, config, answer)?;
         let is_known = |_: &mut Core, answers: &mut Answers<F>| answers.state != State::Starting;
         service.driver.run_until(Some(timeout), is_known)?;
         match &service.driver.parts().1.state {
@@ -162,6 +161,22 @@ where
             State::Starting => Err(ServiceFailure::ConnectTimeout(timeout)),
             State::Ended(_) => Err(service.ended()),
         }
+    }
+
+    /// As [`Service::connect`], but does not wait: the connection comes up, and the broker accepts or refuses, in the
+    /// service's turns. For a thread that turns other drivers as well, perhaps the broker's.
+    ///
+    /// # Errors
+    /// [`ServiceFailure`] for what is known at once.
+    pub fn begin_connect(
+        address: &Address,
+        destination: &str,
+        config: ServiceConfig,
+        answer: F,
+    ) -> Result<Self, ServiceFailure> {
+        let mut service = Self::new(destination, config, answer)?;
+        service.driver.parts().0.connect(address)?;
+        Ok(service)
     }
 
     /// Serves clients that connect to this process itself, and says where: with the port that the system chose if 0
@@ -226,6 +241,18 @@ where
             has_ended || is_done()
         })?;
         if has_ended { Err(self.ended()) } else { Ok(done) }
+    }
+
+    /// Answers what has arrived, without waiting; true if it found anything to do.
+    ///
+    /// # Errors
+    /// As [`Service::run`].
+    pub fn turn(&mut self) -> Result<bool, ServiceFailure> {
+        let found = self.driver.turn()?;
+        match self.driver.parts().1.state {
+            State::Ended(_) => Err(self.ended()),
+            State::Starting | State::Serving => Ok(found),
+        }
     }
 
     /// By which another thread, or a signal handler, makes [`Service::run_until`] look at its condition again.

@@ -72,3 +72,44 @@ fn a_call_brings_its_bytes_back_whatever_their_number() {
         assert_eq!(served.stop().requests, 10);
     }
 }
+
+/// Turns a client, and a service if there is one, until the call has ended.
+fn turn_until_ended(
+    client: &mut Client,
+    mut service: Option<&mut Service<fn(&mut Request<'_>) -> Result<Body, ServiceError>>>,
+    mut call: CallFuture,
+) -> Result<Reply, CallError> {
+    for _ in 0..1000 {
+        client.turn().unwrap();
+        if let Some(outcome) = call.try_take() {
+            return outcome;
+        }
+        if let Some(service) = &mut service {
+            service.turn().unwrap();
+        }
+    }
+    panic!("the call has not ended after 1000 turns");
+}
+
+#[test]
+fn both_ends_can_be_turned_by_one_thread() {
+    let place = Address::inproc("both_ends_can_be_turned_by_one_thread");
+    let answer: fn(&mut Request<'_>) -> Result<Body, ServiceError> = echo;
+    let (mut service, address) = Service::listen(&place, "echo", ServiceConfig::default(), answer).unwrap();
+    let mut client = Client::begin_connect(&address, ClientConfig::default()).unwrap();
+    let body = client.body(b"before the connection is up").unwrap();
+    let call = client.start("echo", body, Lane::Normal, LIMIT);
+    let reply = turn_until_ended(&mut client, Some(&mut service), call).unwrap();
+    assert!(*reply.body() == b"before the connection is up"[..]);
+}
+
+#[test]
+fn a_call_that_waits_for_a_connection_ends_with_it() {
+    let place = Address::inproc("a_call_that_waits_for_a_connection_ends_with_it");
+    let (service, address) = Service::listen(&place, "echo", ServiceConfig::default(), echo).unwrap();
+    let mut client = Client::begin_connect(&address, ClientConfig::default()).unwrap();
+    let call = client.start("echo", Body::new(), Lane::Normal, LIMIT);
+    drop(service);
+    let error = turn_until_ended(&mut client, None, call).unwrap_err();
+    assert!(matches!(error, CallError::NotConnected { .. }), "{error}");
+}

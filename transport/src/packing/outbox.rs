@@ -179,6 +179,13 @@ impl Outbox {
         self.lanes.iter().map(|queue| queue.messages.len()).sum()
     }
 
+    /// Whether anything waits, be it allowed to leave now or not. Cheaper than a plan that comes to nothing, which
+    /// every send would end with.
+    #[inline]
+    fn has_waiting(&self) -> bool {
+        !self.control.lengths.is_empty() || self.lanes.iter().any(|queue| !queue.messages.is_empty())
+    }
+
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> u64 {
         self.lanes.iter().map(|queue| queue.waiting_bytes).sum()
@@ -206,7 +213,10 @@ impl Outbox {
         gather: &mut GatherList,
     ) -> Result<usize, PoolError> {
         let mut frames = 0;
-        while gather.len() < BATCH_BYTES_MAX && gather.room() > SEGMENTS_IN_FRAME_MAX + 2 {
+        while self.has_waiting()
+            && gather.len() < BATCH_BYTES_MAX
+            && gather.room() > SEGMENTS_IN_FRAME_MAX + 2
+        {
             let plan = self.plan(windows);
             if plan.records == 0 {
                 break;
@@ -290,6 +300,9 @@ impl Outbox {
         self.plan_control(&mut plan);
         if windows.frames.available() > 0 {
             for lane in Lane::ALL {
+                if self.lanes[lane.index()].messages.is_empty() {
+                    continue;
+                }
                 if !self.plan_lane(lane, windows, &mut plan) {
                     break;
                 }

@@ -73,10 +73,13 @@ fn a_call_brings_its_bytes_back_whatever_their_number() {
     }
 }
 
+/// A function that answers, as a type with a name.
+type Answer = fn(&mut Request<'_>) -> Result<Body, ServiceError>;
+
 /// Turns a client, and a service if there is one, until the call has ended.
 fn turn_until_ended(
     client: &mut Client,
-    mut service: Option<&mut Service<fn(&mut Request<'_>) -> Result<Body, ServiceError>>>,
+    mut service: Option<&mut Service<Answer>>,
     mut call: CallFuture,
 ) -> Result<Reply, CallError> {
     for _ in 0..1000 {
@@ -94,7 +97,7 @@ fn turn_until_ended(
 #[test]
 fn both_ends_can_be_turned_by_one_thread() {
     let place = Address::inproc("both_ends_can_be_turned_by_one_thread");
-    let answer: fn(&mut Request<'_>) -> Result<Body, ServiceError> = echo;
+    let answer: Answer = echo;
     let (mut service, address) = Service::listen(&place, "echo", ServiceConfig::default(), answer).unwrap();
     let mut client = Client::begin_connect(&address, ClientConfig::default()).unwrap();
     let body = client.body(b"before the connection is up").unwrap();

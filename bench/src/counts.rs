@@ -195,11 +195,11 @@ fn check_length(payload: &Payload, number: u64, body: &Body) -> Result<(), Paylo
     if got == expected { Ok(()) } else { Err(PayloadMismatch::Length { number, expected, got }) }
 }
 
-/// The columns, each a figure that only grows.
-/// A figure of the counters, by its name.
-type Column = (&'static str, fn(&DriverStats) -> u64);
+/// Takes one figure out of a driver's.
+type Figure = fn(&DriverStats) -> u64;
 
-const COLUMNS: [Column; 9] = [
+/// The columns, each a figure that only grows.
+const COLUMNS: [(&str, Figure); 9] = [
     ("messages", |stats| stats.packing.messages),
     ("sends", |stats| stats.sends),
     ("frames", |stats| stats.packing.frames),

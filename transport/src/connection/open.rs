@@ -217,19 +217,21 @@ impl Open {
         events: &mut VecDeque<ConnectionEvent>,
     ) -> Result<Option<Message>, InboxError> {
         while events.is_empty() && self.closed_by_peer.is_none() {
-            match self.inbox.next(pool)? {
-                None => return Ok(None),
-                Some(Parsed::Frame(header)) => self.begin_frame(&header)?,
-                Some(Parsed::FrameEnd) => self.frames.release(1),
-                Some(Parsed::Control) => self.handle_control(events)?,
-                Some(Parsed::Part { begins, missing_bytes }) => {
+            // Matched where it is: `?` would move the whole message once more.
+            match self.inbox.next(pool) {
+                Err(error) => return Err(error),
+                Ok(None) => return Ok(None),
+                Ok(Some(Parsed::Frame(header))) => self.begin_frame(&header)?,
+                Ok(Some(Parsed::FrameEnd)) => self.frames.release(1),
+                Ok(Some(Parsed::Control)) => self.handle_control(events)?,
+                Ok(Some(Parsed::Part { begins, missing_bytes })) => {
                     if let Some(head) = &begins {
                         self.check_order(head)?;
                         self.count_on_link(head)?;
                     }
                     self.receive_chunk(missing_bytes)?;
                 }
-                Some(Parsed::Message { message, is_bulk, had_begun }) => {
+                Ok(Some(Parsed::Message { message, is_bulk, had_begun })) => {
                     if is_bulk {
                         self.receive_chunk(0)?;
                     }

@@ -237,6 +237,11 @@ impl Connection {
         }
     }
 
+    /// Whether [`Connection::poll_event`] has an event to give for which nothing that arrived has to be looked at.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The peer's close ends this end, too.
     fn notice_close(&mut self, now: Timestamp) {
         if let Phase::Open(open) = &mut self.phase

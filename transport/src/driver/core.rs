@@ -438,6 +438,11 @@ impl Core {
         })
     }
 
+    /// Whether a connection has made events of its own, without anything having arrived.
+    pub(super) fn has_events(&mut self, id: ConnectionId) -> bool {
+        find(&mut self.entries, id).is_some_and(|connection| connection.has_events())
+    }
+
     /// All events of a connection were pulled: its timer is set anew, and its sending is to be looked at.
     pub(super) fn pulled(&mut self, id: ConnectionId) {
         if let Some(connection) = find(&mut self.entries, id) {

@@ -375,7 +375,9 @@ impl<H: Handler> Driver<H> {
             self.core.transmit(id);
             // Only the close that follows the last message can have come of it. Nothing is looked at again here: what
             // could not leave now waits for the send in flight or for the peer.
-            self.deliver(id);
+            if self.core.has_events(id) {
+                self.deliver(id);
+            }
         }
     }
 }

@@ -93,6 +93,10 @@ pub enum InboxError {
     Pool(#[from] PoolError),
 }
 
+/// What [`Inbox::next`] finds. What finds a record says it in the same words, so that a message is not moved from one
+/// into the other.
+type Next = Result<Option<Parsed>, InboxError>;
+
 impl Inbox {
     /// An empty inbox.
     pub fn new(rules: PackingRules, limits: Limits) -> Self {
@@ -126,20 +130,23 @@ impl Inbox {
     /// # Errors
     /// [`InboxError::Peer`] ends it for good; after [`InboxError::Pool`] the same call may succeed later.
     #[allow(clippy::should_implement_trait)] // an iterator could not borrow the pool
-    pub fn next(&mut self, pool: &mut Pool) -> Result<Option<Parsed>, InboxError> {
+    #[inline] // so that only a message is moved as one: what the other calls find is small
+    pub fn next(&mut self, pool: &mut Pool) -> Next {
         match &self.frame {
+            None if self.available < FRAME_HEADER_BYTES => Ok(None),
             None => Ok(self.begin_frame(pool)?.map(Parsed::Frame)),
             Some(frame) if frame.budget.records_left() == 0 => {
                 self.end_frame()?;
                 Ok(Some(Parsed::FrameEnd))
             }
-            Some(_) => match self.take_record(pool) {
-                Err(InboxError::Pool(PoolError::TooManySegments { .. })) => {
+            Some(_) => {
+                let taken = self.take_record(pool);
+                if let Err(InboxError::Pool(PoolError::TooManySegments { .. })) = taken {
                     self.join_all(pool)?;
-                    self.take_record(pool).map(Some)
+                    return self.take_record(pool);
                 }
-                taken => taken.map(Some),
-            },
+                taken
+            }
         }
     }
 
@@ -157,6 +164,7 @@ impl Inbox {
         &self.scratch
     }
 
+    #[inline(never)] // see `next`
     fn begin_frame(&mut self, pool: &mut Pool) -> Result<Option<FrameHeader>, PeerMisbehaved> {
         if self.available < FRAME_HEADER_BYTES {
             return Ok(None);
@@ -185,6 +193,7 @@ impl Inbox {
         }
     }
 
+    #[inline(never)] // see `next`
     fn end_frame(&mut self) -> Result<(), PeerMisbehaved> {
         let Some(frame) = self.frame.take() else { return Ok(()) };
         check_padding(self.peek(frame.padding_bytes), frame.offset)?;
@@ -192,10 +201,11 @@ impl Inbox {
         Ok(())
     }
 
-    fn take_record(&mut self, pool: &mut Pool) -> Result<Parsed, InboxError> {
+    #[inline(never)] // see `next`
+    fn take_record(&mut self, pool: &mut Pool) -> Next {
         const PEEK_BYTES: u32 = 8;
         let limits = self.limits;
-        let Some(frame) = &self.frame else { return Ok(Parsed::FrameEnd) };
+        let Some(frame) = &self.frame else { return Ok(Some(Parsed::FrameEnd)) };
         let budget = frame.budget;
         // The records before may have used up what the header's check left for this one.
         let left = budget.bytes_left();
@@ -213,19 +223,14 @@ impl Inbox {
         }
     }
 
-    fn take_control(&mut self, bytes: u16, mut budget: FrameBudget) -> Result<Parsed, InboxError> {
+    fn take_control(&mut self, bytes: u16, mut budget: FrameBudget) -> Next {
         budget.take(bytes, 0)?;
         self.copy_to_scratch(bytes.into());
         self.finish_record(budget, bytes, 0, 0)?;
-        Ok(Parsed::Control)
+        Ok(Some(Parsed::Control))
     }
 
-    fn take_message(
-        &mut self,
-        head_bytes: u16,
-        budget: FrameBudget,
-        pool: &mut Pool,
-    ) -> Result<Parsed, InboxError> {
+    fn take_message(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {
         let limits = self.limits;
         let (head, extensions) = MessageHead::parse(self.peek(head_bytes.into()), &limits)?;
         let extensions_at = head.extensions_at()..head.extensions_at() + extensions.as_bytes().len();
@@ -240,21 +245,16 @@ impl Inbox {
         let message = Message { head, extensions, body };
         let is_bulk = self.rules.is_bulk(head.total_body_bytes);
         if !head.more() {
-            return Ok(Parsed::Message { message, is_bulk, had_begun: false });
+            return Ok(Some(Parsed::Message { message, is_bulk, had_begun: false }));
         }
         let progress = BodyProgress::new(head.body_bytes.into(), head.total_body_bytes);
         let missing_bytes = head.total_body_bytes - progress.received();
         self.unfinished[head.lane.index()] =
             Some(Unfinished { message, progress, join_at_segments: SEGMENTS_BEFORE_JOINING });
-        Ok(Parsed::Part { begins: Some(head), missing_bytes })
+        Ok(Some(Parsed::Part { begins: Some(head), missing_bytes }))
     }
 
-    fn take_chunk(
-        &mut self,
-        head_bytes: u16,
-        budget: FrameBudget,
-        pool: &mut Pool,
-    ) -> Result<Parsed, InboxError> {
+    fn take_chunk(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {
         let limits = self.limits;
         let chunk = ChunkHead::parse(self.peek(head_bytes.into()), &limits)?;
         let mut after = budget;
@@ -265,13 +265,13 @@ impl Inbox {
         let slot = &mut self.unfinished[chunk.lane.index()];
         match slot.take_if(|_| complete) {
             Some(Unfinished { message, .. }) => {
-                Ok(Parsed::Message { message, is_bulk: true, had_begun: true })
+                Ok(Some(Parsed::Message { message, is_bulk: true, had_begun: true }))
             }
             None => {
                 let missing = |unfinished: &Unfinished| {
                     unfinished.message.head.total_body_bytes - unfinished.progress.received()
                 };
-                Ok(Parsed::Part { begins: None, missing_bytes: slot.as_ref().map_or(0, missing) })
+                Ok(Some(Parsed::Part { begins: None, missing_bytes: slot.as_ref().map_or(0, missing) }))
             }
         }
     }

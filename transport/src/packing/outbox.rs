@@ -212,6 +212,16 @@ impl Outbox {
         self.lanes.iter().map(|queue| queue.messages.len()).sum()
     }
 
+    /// Whether anything waits, be it allowed to leave now or not. Cheaper than a plan that comes to nothing, which
+    /// every send would end with.
+    #[inline]
+    fn has_waiting(&self) -> bool {
+        let control = &self.control;
+        !control.lengths.is_empty()
+            || !control.behind.is_empty()
+            || self.lanes.iter().any(|queue| !queue.messages.is_empty())
+    }
+
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> u64 {
         self.lanes.iter().map(|queue| queue.waiting_bytes).sum()
@@ -239,7 +249,10 @@ impl Outbox {
         gather: &mut GatherList,
     ) -> Result<usize, PoolError> {
         let mut frames = 0;
-        while gather.len() < BATCH_BYTES_MAX && gather.room() > SEGMENTS_IN_FRAME_MAX + 2 {
+        while self.has_waiting()
+            && gather.len() < BATCH_BYTES_MAX
+            && gather.room() > SEGMENTS_IN_FRAME_MAX + 2
+        {
             self.release_control();
             let plan = self.plan(windows);
             if plan.records == 0 {
@@ -339,6 +352,9 @@ impl Outbox {
         let all_control = plan.control_records == self.control.lengths.len();
         if all_control && windows.frames.available() > 0 {
             for lane in Lane::ALL {
+                if self.lanes[lane.index()].messages.is_empty() {
+                    continue;
+                }
                 if !self.plan_lane(lane, windows, &mut plan) {
                     break;
                 }

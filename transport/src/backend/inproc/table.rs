@@ -81,6 +81,12 @@ impl Table {
         Some(Channel { slot: self.slots.len() as u32 - 1, generation: 0 })
     }
 
+    /// True if there was never a channel.
+    #[inline]
+    pub(super) fn is_unused(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// True when no slot is left.
     pub(super) fn is_full(&self) -> bool {
         self.free.is_empty() && self.slots.len() == CHANNELS_MAX

@@ -10,7 +10,8 @@
 //!   touch them, and reports [`WireEvent::Sent`] then. One send is in flight for each channel.
 //! - What arrives is handed out as segments of pool buffers that nobody writes to any more.
 //! - Each channel ends with exactly one [`WireEvent::Closed`], whoever ended it; nothing comes after that.
-//! - Nothing here blocks but [`WaitPoint::sleep`].
+//! - Nothing here blocks but [`WaitPoint::sleep`], and [`Wire::connect`] and [`Wire::listen`] while they resolve a
+//!   host's name.
 //!
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 

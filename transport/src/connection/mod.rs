@@ -36,6 +36,9 @@ pub struct ConnectionConfig {
     pub handshake_timeout: Duration,
     /// A frame must be complete this long after its first byte. Default 10 s.
     pub frame_timeout: Duration,
+    /// A bulk message that has begun must go on within this time, or what has arrived of it would be held for ever.
+    /// Default 60 s: urgent messages may keep it back for long.
+    pub bulk_timeout: Duration,
     /// What waits to be sent must make progress within this time: the wire must take it, and the peer must grant it
     /// room. Default 10 s.
     pub send_timeout: Duration,
@@ -53,6 +56,7 @@ impl Default for ConnectionConfig {
             parameters: Parameters::default(),
             handshake_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(10),
+            bulk_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(1),
             send_queue_messages_max: 65_536,
@@ -140,6 +144,9 @@ pub enum CloseReason {
     /// A frame began and did not end in time.
     #[error("a frame was not complete {0:?} after its first byte (frame_timeout_ms)")]
     FrameTimeout(Duration),
+    /// A bulk message began and did not go on.
+    #[error("the next chunk of a bulk message did not come for {0:?} (bulk_timeout)")]
+    BulkTimeout(Duration),
     /// Nothing arrived for too long.
     #[error("the peer said nothing for {0:?} (idle_timeout_ms)")]
     PeerSilent(Duration),
@@ -165,6 +172,7 @@ impl CloseReason {
             Self::HandshakeRefused(_) => "handshake_refused",
             Self::HandshakeTimeout(_) => "handshake_timeout",
             Self::FrameTimeout(_) => "frame_timeout",
+            Self::BulkTimeout(_) => "bulk_timeout",
             Self::PeerSilent(_) => "peer_silent",
             Self::PeerNotReading(_) => "peer_not_reading",
             Self::ResourceLimit(_) => "resource_limit",
@@ -180,7 +188,7 @@ impl CloseReason {
                 CloseCode::ProtocolViolation
             }
             Self::HandshakeTimeout(_) => CloseCode::HandshakeTimeout,
-            Self::FrameTimeout(_) | Self::PeerSilent(_) => CloseCode::PeerSilent,
+            Self::FrameTimeout(_) | Self::BulkTimeout(_) | Self::PeerSilent(_) => CloseCode::PeerSilent,
             Self::PeerNotReading(_) => CloseCode::PeerNotReading,
             Self::ResourceLimit(_) => CloseCode::ResourceLimit,
             Self::Channel(_) => CloseCode::Normal,

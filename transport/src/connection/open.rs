@@ -75,7 +75,12 @@ impl Open {
         }
     }
 
-    /// Checks a message against what was settled and takes its link's credit.
+    /// Chunks of bulk that have arrived.
+    pub(super) fn chunks_received(&self) -> u64 {
+        self.chunks.received()
+    }
+
+    /// Checks a message against what was settled and takes its link's credit. A message that is refused is as it was.
     pub(super) fn admit(&mut self, message: &mut Message, pool: &mut Pool) -> Result<(), SendError> {
         let (bytes, limit) = (message.body.len() as u64, self.parameters.message_bytes_max);
         if bytes > limit {
@@ -87,15 +92,16 @@ impl Open {
         if head > limit {
             return Err(SendError::HeadTooLong { bytes: head, limit });
         }
-        if !self.outbox.takes_as_it_is(&message.body) {
+        self.outbox.check_room(message.head.lane)?;
+        let link = message.head.link;
+        if link.is_none() && message.head.kind != MessageKind::Reply {
+            return Err(SendError::NoLink);
+        }
+        let may_go = link.is_none_or(|link| self.links.has_credit(link));
+        if may_go && !self.outbox.takes_as_it_is(&message.body) {
             message.body.join(pool)?;
         }
-        self.outbox.check_room(message.head.lane)?;
-        match message.head.link {
-            Some(link) => Ok(self.links.take_credit(link, bytes)?),
-            None if message.head.kind == MessageKind::Reply => Ok(()),
-            None => Err(SendError::NoLink),
-        }
+        Ok(link.map_or(Ok(()), |link| self.links.take_credit(link, bytes))?)
     }
 
     /// Appends everything that may leave.

@@ -20,6 +20,10 @@ use crate::time::Timestamp;
 use std::collections::VecDeque;
 use thiserror::Error;
 
+/// The most bytes of control records that may wait for the peer. An honest one has some hundred links at most that are
+/// answered at a time.
+const CONTROL_BYTES_WAITING_MAX: usize = 1 << 20;
+
 /// One end of a connection, from the first byte of its hello to its end.
 ///
 /// It never allocates on the way of a message once its queues have grown to what the load needs.
@@ -217,8 +221,17 @@ impl Connection {
             }
             let polled = open.poll(pool, &mut self.events);
             self.times.note_unfinished(open.unfinished_frame(), now);
+            self.times.note_bulk(open.inbox.has_unfinished(), open.chunks_received(), now);
+            let control_bytes = open.outbox.waiting_control_bytes();
             match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
+                // Only a peer that asks and asks without taking the answers comes here.
+                Ok(None) if control_bytes > CONTROL_BYTES_WAITING_MAX => {
+                    let text = format!(
+                        "{control_bytes} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"
+                    );
+                    self.end(CloseReason::ResourceLimit(text), now);
+                }
                 Ok(None) => {}
                 Err(InboxError::Peer(violation)) => self.end(violation.into(), now),
                 // No waiting would help.
@@ -449,6 +462,7 @@ impl Connection {
                 (times.received + open.idle_timeout)
                     .min(keep_alive)
                     .min(times.frame_due(config.frame_timeout))
+                    .min(times.bulk_due(config.bulk_timeout))
                     .min(times.progress_due(config.send_timeout))
             }
         }
@@ -473,6 +487,9 @@ impl Connection {
             }
             (_, Phase::Open(_)) if now >= times.frame_due(config.frame_timeout) => {
                 CloseReason::FrameTimeout(config.frame_timeout)
+            }
+            (_, Phase::Open(_)) if now >= times.bulk_due(config.bulk_timeout) => {
+                CloseReason::BulkTimeout(config.bulk_timeout)
             }
             (_, Phase::Open(open)) if now >= times.received + open.idle_timeout => {
                 CloseReason::PeerSilent(open.idle_timeout)

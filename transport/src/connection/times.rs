@@ -17,6 +17,8 @@ pub(super) struct Times {
     /// Something waits to be sent, and the peer grants no frames, or no chunks.
     frames: Starvation,
     chunks: Starvation,
+    /// A bulk message has begun to arrive, and its next chunk has not.
+    bulk: Starvation,
 }
 
 /// Since when something waits for a limit of the peer to rise.
@@ -36,6 +38,7 @@ impl Times {
             unfinished: None,
             frames: Starvation::default(),
             chunks: Starvation::default(),
+            bulk: Starvation::default(),
         }
     }
 
@@ -56,6 +59,16 @@ impl Times {
     /// Whether something waits for chunks at their present `limit`.
     pub(super) fn note_chunks(&mut self, is_starved: bool, limit: u64, now: Timestamp) {
         self.chunks.note(is_starved, limit, now);
+    }
+
+    /// Whether a bulk message is unfinished after so many `chunks` of the connection.
+    pub(super) fn note_bulk(&mut self, is_unfinished: bool, chunks: u64, now: Timestamp) {
+        self.bulk.note(is_unfinished, chunks, now);
+    }
+
+    /// When an unfinished bulk message has not gone on for `timeout`.
+    pub(super) fn bulk_due(&self, timeout: Duration) -> Timestamp {
+        self.bulk.since.map_or(Timestamp::NEVER, |since| since + timeout)
     }
 
     /// When the unfinished frame has lasted for `timeout`.

@@ -203,7 +203,8 @@ impl Core {
 
 /// Listening and connecting.
 impl Core {
-    /// Listens; the result is where, with the port that the system chose if 0 was asked for.
+    /// Listens; the result is where, with the port that the system chose if 0 was asked for. Blocks while a host's name
+    /// is resolved; an address in numbers never does.
     ///
     /// # Errors
     /// [`ListenError`], which names the address and what to do.
@@ -217,7 +218,8 @@ impl Core {
         self.wires.stop_listening(address.wire(), listener);
     }
 
-    /// Starts to connect. [`super::Handler::opened`] or [`super::Handler::closed`] follows.
+    /// Starts to connect. Blocks while a host's name is resolved; an address in numbers never does.
+    /// [`super::Handler::opened`] or [`super::Handler::closed`] follows.
     ///
     /// # Errors
     /// [`ConnectError`] for what is known at once.
@@ -362,10 +364,19 @@ impl Core {
 
     /// Ends a connection at once because a bound of this end was reached; what was queued for it is dropped.
     pub fn abort(&mut self, connection: ConnectionId, reason: CloseReason) {
-        if let Some(found) = find(&mut self.entries, connection) {
-            found.abort(reason, self.now);
-            self.mark_dirty(connection.index);
+        let Some(entry) = self.entries.get_mut(connection.index()) else { return };
+        if entry.generation != connection.generation {
+            return;
         }
+        match &mut entry.state {
+            EntryState::Connected(found) => found.abort(reason, self.now),
+            EntryState::Connecting(given_up) => {
+                given_up.get_or_insert(reason);
+                self.wires.close(entry.wire, entry.channel);
+            }
+            EntryState::Free => return,
+        }
+        self.mark_dirty(connection.index);
     }
 
     fn with_link(
@@ -392,6 +403,10 @@ impl Core {
         let config = self.config.connection.clone();
         if !accepted {
             let Some(id) = self.by_channel(kind, channel) else { return };
+            if let EntryState::Connecting(Some(_)) = &self.entries[id.index()].state {
+                // Given up while it came up; the channel's end follows.
+                return;
+            }
             // The configuration was checked when the driver started.
             if let Ok(connection) = Connection::client(config, &self.identity, path.packet_bytes, self.now) {
                 let entry = &mut self.entries[id.index()];

@@ -231,6 +231,8 @@ impl<H: Handler> Driver<H> {
             self.waiter.found(self.core.now());
             return Ok(done);
         }
+        // The question may have begun something.
+        self.flush();
         let timers = [&self.core.connection_timers, &self.core.handler_timers];
         let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
         self.core.read_clock();

@@ -22,7 +22,7 @@ pub struct DriverStats {
     pub messages_sent: u64,
     /// Sends that were given to a wire, each with one or more frames.
     pub sends: u64,
-    /// Times that something waited because the pool was empty.
+    /// Tries, once or twice a turn, for which the pool was empty while something waited for it.
     pub pool_stalls: u64,
     /// Times that a listener could not accept.
     pub accepts_failed: u64,

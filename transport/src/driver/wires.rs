@@ -66,7 +66,7 @@ impl Wires {
         self.of(kind).poll(pool, events)
     }
 
-    /// Sleeps unless `check`, called once every source is armed, finds that there is something to do.
+    /// Sleeps until a wire has something to tell, the wakeup is signalled, or the time is over.
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.tcp.sleep(timeout)
     }

@@ -125,6 +125,11 @@ impl Inbox {
         self.frame.is_none() && self.available > 0
     }
 
+    /// True while chunks of a bulk message are missing.
+    pub fn has_unfinished(&self) -> bool {
+        self.unfinished.iter().any(Option::is_some)
+    }
+
     /// The next piece, or `None` until more has arrived.
     ///
     /// # Errors

@@ -94,7 +94,9 @@ struct LaneQueue {
 /// Control records, encoded, in order.
 #[derive(Debug, Default)]
 struct ControlQueue {
+    /// Records one behind the other; those before `start` have left.
     bytes: Vec<u8>,
+    start: usize,
     lengths: VecDeque<usize>,
     /// Behind these, those that wait for messages.
     behind: VecDeque<Behind>,
@@ -205,6 +207,11 @@ impl Outbox {
     pub fn bulk_is_next(&self) -> bool {
         let is_bulk = |message: &Message| self.rules.is_bulk(message.body.len() as u64);
         self.lanes.iter().any(|lane| lane.messages.front().is_some_and(is_bulk))
+    }
+
+    /// Bytes of control records that wait.
+    pub fn waiting_control_bytes(&self) -> usize {
+        self.control.waiting_bytes()
     }
 
     /// Messages that wait, the one that is leaving in chunks included.
@@ -460,7 +467,7 @@ impl Outbox {
         let kind = if data { FrameKind::Data } else { FrameKind::Control };
         let header = self.header(kind, plan.records, plan.record_bytes, windows, announcement);
         heads.put_slice(&header.encode());
-        heads.put_slice(&self.control.bytes[..plan.control_bytes]);
+        heads.put_slice(self.control.first(plan.control_bytes));
         self.control.remove(plan.control_records, plan.control_bytes);
         let mut offset = FRAME_HEADER_BYTES + plan.control_bytes;
         for lane in Lane::ALL {
@@ -667,10 +674,24 @@ impl Plan {
 }
 
 impl ControlQueue {
+    fn first(&self, bytes: usize) -> &[u8] {
+        &self.bytes[self.start..self.start + bytes]
+    }
+
+    /// Forgets the first records. No byte moves until all are gone, or more than half of the memory is.
     fn remove(&mut self, records: usize, bytes: usize) {
         self.lengths.drain(..records);
-        // All of them, as a rule, and then no byte moves.
-        self.bytes.drain(..bytes);
+        self.start += bytes;
+        if self.start * 2 >= self.bytes.len() {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    /// Bytes of all that waits.
+    fn waiting_bytes(&self) -> usize {
+        let behind: usize = self.behind.iter().map(|behind| behind.record.len()).sum();
+        self.bytes.len() - self.start + behind
     }
 }
 

@@ -69,7 +69,8 @@ pub(super) struct Slab {
     base: NonNull<u8>,
     bytes: usize,
     huge: bool,
-    headers: Box<[Header]>,
+    /// The slab's own, but as a pointer: buffers point to their headers while the slab itself is moved about.
+    headers: NonNull<[Header]>,
 }
 
 // SAFETY: a slab owns its mapping; the headers' shared parts are atomics.
@@ -93,12 +94,13 @@ impl Slab {
             class: class as u32,
             shared,
         };
-        let headers = (0..bytes / buffer_bytes).map(header).collect();
-        Ok(Self { base, bytes, huge, headers })
+        let headers: Box<[Header]> = (0..bytes / buffer_bytes).map(header).collect();
+        Ok(Self { base, bytes, huge, headers: NonNull::from(Box::leak(headers)) })
     }
 
     pub(super) fn headers(&self) -> &[Header] {
-        &self.headers
+        // SAFETY: they were leaked from a box in `map`, and live until this slab is dropped.
+        unsafe { self.headers.as_ref() }
     }
 
     pub(super) fn is_huge(&self) -> bool {
@@ -108,8 +110,10 @@ impl Slab {
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        // A slab is dropped only when nobody refers to a buffer of it.
+        // A slab is dropped only when nobody refers to a buffer of it, nor to its header.
         unmap(self.base, self.bytes);
+        // SAFETY: the headers were leaked from a box in `map`, and are used no more.
+        drop(unsafe { Box::from_raw(self.headers.as_ptr()) });
     }
 }
 

@@ -54,11 +54,15 @@ impl InprocWire {
         // Each channel that is scheduled now has one turn; those that have more to do queue up again behind the others.
         for _ in 0..self.scheduled.len() {
             if events.len() >= events_max {
-                return;
+                break;
             }
-            let Some(slot) = self.scheduled.pop_front() else { return };
+            let Some(slot) = self.scheduled.pop_front() else { break };
             self.table.unschedule(slot);
             self.take_turn(slot, events, events_max);
+        }
+        // What is left over rings no bell again, so the owner must not fall asleep on it.
+        if !self.scheduled.is_empty() {
+            self.endpoint.wake();
         }
     }
 

@@ -296,3 +296,25 @@ fn the_global_network_is_one_and_others_are_apart() {
     assert!(matches!(there.wire.listen("the only one in this test"), Err(ListenError::InUse { .. })));
     End::new(&InprocNetwork::new()).wire.listen("the only one in this test").unwrap();
 }
+
+/// Events that one poll had no place for keep the owner awake, also when it takes a finished send for no news.
+#[test]
+fn what_a_poll_leaves_over_ends_the_next_sleep() {
+    let (mut left, mut right) = ends();
+    right.wire.listen("right").unwrap();
+    let channels: Vec<_> =
+        (0..EVENTS_PER_POLL_MAX + 1).map(|_| left.wire.connect("right").unwrap()).collect();
+    while !right.poll().is_empty() {}
+    while !left.poll().is_empty() {}
+    for &channel in &channels {
+        let mut gather = left.gather(1);
+        left.wire.send(channel, &mut gather).unwrap();
+    }
+    left.wakeup.about_to_sleep();
+    assert_eq!(left.poll().len(), EVENTS_PER_POLL_MAX);
+    let slept = Instant::now();
+    left.wait.sleep(Some(Duration::from_secs(10))).unwrap();
+    left.wakeup.awake();
+    assert!(slept.elapsed() < Duration::from_secs(9), "it fell asleep on a send that was done");
+    assert_eq!(left.poll().len(), 1);
+}

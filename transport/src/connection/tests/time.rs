@@ -249,3 +249,19 @@ fn nothing_is_owed_at_the_start() {
     client.handle_sent();
     assert!(!client.wants_transmit());
 }
+
+/// Nothing that was held for it would ever be let go otherwise, since its peer is alive.
+#[test]
+fn a_bulk_message_that_does_not_go_on_is_given_up() {
+    let mut fake = Fake::linked(with(usual()));
+    let mut begun = head(PRODUCES, 0, 32 << 10);
+    begun.total_body_bytes = 96 << 10;
+    fake.data(&[whole(&begun, &[7; 32 << 10])]);
+    pass(&mut fake, 59);
+    // A chunk is progress.
+    fake.data(&[chunk(PRODUCES, 0, 32 << 10, false, &[7; 32 << 10])]);
+    pass(&mut fake, 59);
+    assert_eq!(fake.closed, []);
+    pass(&mut fake, 2);
+    assert_eq!(fake.closed, [CloseReason::BulkTimeout(60 * SECOND)]);
+}

@@ -239,3 +239,19 @@ fn random_bytes_end_by_a_violation_that_has_a_name() {
     }
     assert!(violations.len() > 15, "too few ways to fail were found: {violations:?}");
 }
+
+/// Each attach past the limit is answered, but a peer that takes no answers cannot have them pile up for ever.
+#[test]
+fn answers_that_nobody_takes_are_bounded() {
+    let mut fake = Fake::new(with(Parameters { links_max: 1, ..usual() }));
+    let attaches: Vec<_> = (1..1000).map(|n| encoded(&attach(2 * n + 1, LinkRole::Producer))).collect();
+    let mut frames = 0;
+    while fake.closed.is_empty() {
+        frames += 1;
+        assert!(frames < 60, "they pile up for ever");
+        let frame = fake.frame(FrameKind::Control, &attaches);
+        fake.feed(&frame);
+    }
+    let [CloseReason::ResourceLimit(text)] = &fake.closed[..] else { panic!("{:?}", fake.closed) };
+    assert!(text.contains("answers wait for the peer (1048576)"), "{text}");
+}

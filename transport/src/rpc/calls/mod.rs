@@ -116,6 +116,9 @@ pub(super) enum Progress<'a> {
 /// The timer by which sending is tried again; those of calls come behind it.
 const RETRY_TIMER: usize = 0;
 
+/// The most submissions that one turn of the driver takes.
+const SUBMISSIONS_A_TURN: usize = 1024;
+
 fn timer_of(slot: usize) -> usize {
     slot + 1
 }
@@ -385,7 +388,9 @@ impl Handler for Calls {
 
     fn take_submissions(&mut self, core: &mut Core) -> bool {
         let mut found = false;
-        while let Some(submission) = self.submissions.pop() {
+        // So many a turn: other threads may submit as fast as they are taken.
+        for _ in 0..SUBMISSIONS_A_TURN {
+            let Some(submission) = self.submissions.pop() else { break };
             found = true;
             match submission {
                 Submission::Call(Call { correlation, destination, body, lane, timeout }) => {

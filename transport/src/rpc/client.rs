@@ -10,11 +10,10 @@ use crate::driver::{Address, Driver, DriverConfig, DriverError, DriverStats};
 use crate::pool::{Body, Pool, PoolConfig, PoolError};
 use crate::proto::Lane;
 use crate::proto::control::CloseCode;
-use crate::sync::{Submissions, SubmitRefused, Submitter, Wakeup};
+use crate::sync::{Signal, Submissions, SubmitRefused, Submitter, Wakeup};
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle};
@@ -156,7 +155,7 @@ impl Client {
         driver.parts().0.connect(address)?;
         let pool = Pool::new(PoolConfig::edge()).map_err(DriverError::Pool)?;
         let handle = CallHandle { shard, submitter, pool: Arc::new(Mutex::new(pool)) };
-        let signal = Arc::new(DriverSignal { is_woken: AtomicBool::new(true), wakeup });
+        let signal = Arc::new(DriverSignal(Signal::new(wakeup)));
         Ok(Self { driver, handle, signal })
     }
 
@@ -250,12 +249,12 @@ impl Client {
     /// Only when a wire as a whole is broken.
     pub fn block_on<F: Future>(&mut self, future: F) -> io::Result<F::Output> {
         let signal = self.signal.clone();
-        signal.is_woken.store(true, Ordering::Relaxed);
+        signal.0.raise();
         let waker = Waker::from(signal.clone());
         let mut future = pin!(future);
         let mut output = None;
         self.driver.run_until(None, |_, _| {
-            if signal.is_woken.swap(false, Ordering::Acquire)
+            if signal.0.take()
                 && let Poll::Ready(ready) = future.as_mut().poll(&mut Context::from_waker(&waker))
             {
                 output = Some(ready);
@@ -284,16 +283,11 @@ impl Drop for Client {
 
 /// Wakes a future inside [`Client::block_on`], from whatever thread.
 #[derive(Debug)]
-struct DriverSignal {
-    is_woken: AtomicBool,
-    wakeup: Arc<Wakeup>,
-}
+struct DriverSignal(Signal);
 
 impl Wake for DriverSignal {
     fn wake(self: Arc<Self>) {
-        // Release: what was done before the wake is seen by the poll that it causes.
-        self.is_woken.store(true, Ordering::Release);
-        self.wakeup.wake();
+        self.0.raise();
     }
 }
 

@@ -13,6 +13,7 @@ mod cell;
 mod ready_set;
 mod reference_count;
 mod return_stack;
+mod signal;
 mod submissions;
 mod wakeup;
 
@@ -20,6 +21,7 @@ pub(crate) use call_slots::{CallSlots, Correlation, SlotTicket};
 pub(crate) use ready_set::ReadySet;
 pub(crate) use reference_count::ReferenceCount;
 pub(crate) use return_stack::{Linked, ReturnStack};
+pub(crate) use signal::Signal;
 pub(crate) use submissions::{Submissions, SubmitRefused, Submitter};
 pub(crate) use wakeup::SleepFlag;
 pub use wakeup::Wakeup;

@@ -2,11 +2,10 @@
 
 use super::super::error::ServiceError;
 use super::{Request, Service, ServiceConfig, ServiceFailure, ServiceStats};
-use crate::Wakeup;
 use crate::driver::Address;
 use crate::pool::Body;
+use crate::sync::Signal;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -14,17 +13,11 @@ use std::thread::{self, JoinHandle};
 #[derive(Debug)]
 pub struct BackgroundService {
     address: Address,
-    stop: Arc<Stop>,
+    stop: Arc<Signal>,
     thread: Option<JoinHandle<Result<ServiceStats, ServiceFailure>>>,
 }
 
-#[derive(Debug)]
-struct Stop {
-    is_wanted: AtomicBool,
-    wakeup: Arc<Wakeup>,
-}
-
-type Started = (Address, Arc<Stop>);
+type Started = (Address, Arc<Signal>);
 
 impl BackgroundService {
     /// As [`Service::listen`], in a new thread.
@@ -93,11 +86,10 @@ impl BackgroundService {
                     return Ok(ServiceStats::default());
                 }
             };
-            let stop = Arc::new(Stop { is_wanted: AtomicBool::new(false), wakeup: service.wakeup() });
+            let stop = Arc::new(Signal::new(service.wakeup()));
             // Whoever asked waits for it, or has ended with its whole process.
             drop(sender.send(Ok((address, stop.clone()))));
-            // Acquire: pairs with the Release in `join`.
-            service.run_until(None, || stop.is_wanted.load(Ordering::Acquire))?;
+            service.run_until(None, || stop.is_raised())?;
             Ok(service.stats())
         };
         let thread = thread::Builder::new().name("underlay-service".to_owned()).spawn(body)?;
@@ -106,8 +98,7 @@ impl BackgroundService {
     }
 
     fn join(&mut self) -> Result<ServiceStats, ServiceFailure> {
-        self.stop.is_wanted.store(true, Ordering::Release);
-        self.stop.wakeup.wake();
+        self.stop.raise();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(ended)) => ended,
             // A panic of the thread was printed when it happened.

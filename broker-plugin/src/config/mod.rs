@@ -114,6 +114,7 @@ impl Config {
             close_timeout: Duration::from_millis(limits.close_timeout_ms),
             send_queue_messages_max: limits.send_queue_messages_max as usize,
             send_queue_bytes_max: limits.send_queue_bytes_max,
+            ..ConnectionConfig::default()
         }
     }
 }

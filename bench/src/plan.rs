@@ -10,10 +10,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 
-use crate::cli::{FloorAddress, RoundtripOptions, Target};
+use crate::cli::{EngineChoice, FloorAddress, RoundtripOptions, Target};
 use crate::error::BenchError;
 use crate::floor::Waiting;
 use crate::floor::framing::BODY_BYTES_MAX;
+use crate::host::SkippedEngine;
 use crate::placement::Placement;
 
 /// How long a reply may take before a run is given up.
@@ -217,6 +218,8 @@ pub struct Plan {
     pub wire: Wire,
     /// Ways of driving it, each a system of its own.
     pub engines: Vec<Engine>,
+    /// Whether an engine that the host refuses is left out, instead of ending the run.
+    pub may_skip_engines: bool,
     /// Ways of polling the client's driver, each a system of its own.
     pub drivers: Vec<Driver>,
     /// How they wait.
@@ -272,6 +275,7 @@ impl Plan {
         Ok(Self {
             wire: options.wire,
             engines: options.engine.engines().to_vec(),
+            may_skip_engines: options.engine == EngineChoice::Auto,
             drivers: options.driver.drivers().to_vec(),
             wait: options.wait,
             topology: options.topology,
@@ -290,6 +294,29 @@ impl Plan {
             svg: options.svg.clone(),
             corrupt: options.corrupt,
         })
+    }
+
+    /// The plan as a host can carry it out that refuses io_uring for this reason, if for any, and what had
+    /// to be left out for that.
+    ///
+    /// # Errors
+    /// io_uring was asked for by name, and the host refuses it.
+    pub fn fitted(&self, io_uring_refusal: Option<&str>) -> Result<(Self, Vec<SkippedEngine>), BenchError> {
+        let mut plan = self.clone();
+        let Some(reason) = io_uring_refusal.filter(|_| self.engines.contains(&Engine::IoUring)) else {
+            return Ok((plan, Vec::new()));
+        };
+        if !self.may_skip_engines {
+            return Err(refuse(
+                "engine",
+                Engine::IoUring.name(),
+                format!("is refused by this host ({reason})"),
+                "allow it, or use --engine epoll, or --engine auto, which leaves out what is refused",
+            ));
+        }
+        plan.engines.retain(|&engine| engine != Engine::IoUring);
+        let skipped = SkippedEngine { engine: Engine::IoUring.name().to_owned(), reason: reason.to_owned() };
+        Ok((plan, vec![skipped]))
     }
 }
 

@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use crate::cpu_time::CpuClocks;
 use crate::error::BenchError;
 use crate::floor::FloorSubject;
-use crate::host::Host;
+use crate::host::{Host, SkippedEngine};
 use crate::placement::{Layout, cores_allowed};
 use crate::plan::{Pace, Plan, RoundPlan, new_histogram};
 use crate::report::json::{Document, Percentiles, Run};
@@ -44,9 +44,15 @@ pub type Opener<'a> = dyn Fn(&Setting<'_>) -> Result<Vec<Box<dyn Subject>>, Benc
 /// Carries a plan out with the systems that `open` gives and the plan's floors.
 ///
 /// # Errors
-/// The first failure of any system ends the run: figures with gaps in them compare nothing.
+/// The host refuses an engine that was asked for by name. The first failure of any system ends the run: figures with gaps in them compare nothing.
 pub fn run(plan: &Plan, open: &Opener<'_>) -> Result<Document, BenchError> {
-    let host = Host::inspect();
+    let mut host = Host::inspect();
+    let (plan, skipped) = plan.fitted(host.io_uring_refusal())?;
+    let plan = &plan;
+    for SkippedEngine { engine, reason } in &skipped {
+        eprintln!("SKIPPED {engine}: {reason}");
+    }
+    host.skipped_engines = skipped;
     let program = std::env::current_exe().map_err(BenchError::io("find this program's own file"))?;
     let allowed = cores_allowed();
     // Layouts first: a placement that this machine cannot have is refused before anything is measured.

@@ -68,6 +68,32 @@ fn refusals_name_value_limit_and_way_out() {
     }
 }
 
+const REFUSED: Option<&str> = Some("io_uring_setup: Operation not permitted");
+
+#[test]
+fn an_engine_that_the_host_refuses_is_left_out_by_name() {
+    let plan = plan(&[]).unwrap();
+    let (fitted, skipped) = plan.fitted(REFUSED).unwrap();
+    assert_eq!(fitted.engines, [Engine::Epoll]);
+    let reason = "io_uring_setup: Operation not permitted".to_owned();
+    assert_eq!(skipped, [SkippedEngine { engine: "io_uring".to_owned(), reason }]);
+    let (fitted, skipped) = plan.fitted(None).unwrap();
+    assert_eq!((fitted.engines, skipped), (plan.engines, Vec::new()));
+}
+
+#[test]
+fn an_engine_asked_for_by_name_is_not_left_out() {
+    for engine in ["io_uring", "both"] {
+        let error = plan(&["--engine", engine]).unwrap().fitted(REFUSED).unwrap_err().to_string();
+        for part in ["--engine io_uring", "Operation not permitted", "--engine epoll"] {
+            assert!(error.contains(part), "{part:?} is missing in: {error}");
+        }
+    }
+    for engine in ["epoll", "none"] {
+        assert_eq!(plan(&["--engine", engine]).unwrap().fitted(REFUSED).unwrap().1, []);
+    }
+}
+
 #[test]
 fn floors_elsewhere_are_only_those_named() {
     let plan =

@@ -30,6 +30,7 @@ fn host() -> Host {
         date: "2025-01-02T03:04:05Z".to_owned(),
         commit: Some("0123456789ab".to_owned()),
         build: "release".to_owned(),
+        skipped_engines: Vec::new(),
     }
 }
 
@@ -175,6 +176,7 @@ fn json_has_exactly_these_keys() {
             "date",
             "io_uring",
             "kernel",
+            "skipped_engines",
             "transparent_huge_pages"
         ]
     );

@@ -94,6 +94,9 @@ pub struct RoundtripOptions {
     /// Use a broker (or, with --topology direct, a service) that runs elsewhere.
     #[arg(long, value_name = "HOST:PORT")]
     pub connect: Option<String>,
+    /// With --connect: the destination that the service there answers at [default: echo].
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
     /// Use a floor that runs elsewhere: blocking=HOST:PORT or yield=HOST:PORT, once for each.
     #[arg(long, value_name = "WAITING=HOST:PORT", value_parser = floor_address)]
     pub floor_connect: Vec<FloorAddress>,

@@ -31,6 +31,9 @@ pub const RATE_PER_S_MAX: f64 = 10_000_000.0;
 /// Lowest rate, in messages a second.
 pub const RATE_PER_S_MIN: f64 = 1.0;
 
+/// Fewest rounds from which a target is judged: the interval of fewer paired rounds is too rough.
+pub const JUDGED_ROUNDS_MIN: u32 = 15;
+
 /// Messages a size and system of a closed loop, unless told otherwise.
 pub const MESSAGES_DEFAULT: u64 = 20_000;
 /// How long an open loop lasts a size and system, in seconds, unless `--messages` says otherwise.
@@ -242,6 +245,8 @@ pub struct Plan {
     pub floors: Vec<FloorPlan>,
     /// Where broker and service under test run, if not started here.
     pub connect: Option<SocketAddr>,
+    /// Where the service under test answers, if not at the usual destination.
+    pub destination: Option<String>,
     /// Seed of orders and resamples.
     pub seed: u64,
     /// Highest ratio of p50 to the floor's, by size.
@@ -265,6 +270,9 @@ impl Plan {
         let pace = pace(options)?;
         let messages = messages(options, &pace)?;
         check_elsewhere(options)?;
+        check_targets(options)?;
+        let floors = floors(options)?;
+        check_spinning(options, &floors)?;
         let warmup_per_round = match &pace {
             Pace::Closed { .. } => options.warmup,
             Pace::Open(schedule) => options
@@ -285,8 +293,9 @@ impl Plan {
             warmup_per_round,
             pace,
             placements: options.placement.clone(),
-            floors: floors(options)?,
+            floors,
             connect: options.connect.as_deref().map(|at| resolve("connect", at)).transpose()?,
+            destination: options.destination.clone(),
             seed: options.seed,
             target_p50: options.target.clone(),
             target_cpu: options.target_cpu.clone(),
@@ -307,7 +316,7 @@ impl Plan {
             return Ok((plan, Vec::new()));
         };
         if !self.may_skip_engines {
-            return Err(refuse(
+            return Err(BenchError::refuse(
                 "engine",
                 Engine::IoUring.name(),
                 format!("is refused by this host ({reason})"),
@@ -336,24 +345,15 @@ pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
     histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
 }
 
-fn refuse(
-    option: &'static str,
-    value: impl ToString,
-    limit: impl Into<String>,
-    way_out: impl Into<String>,
-) -> BenchError {
-    BenchError::Option { option, value: value.to_string(), limit: limit.into(), way_out: way_out.into() }
-}
-
 fn pace(options: &RoundtripOptions) -> Result<Pace, BenchError> {
     match (options.rate, options.in_flight) {
-        (Some(rate), Some(_)) => Err(refuse(
+        (Some(rate), Some(_)) => Err(BenchError::refuse(
             "in-flight",
             options.in_flight.unwrap_or(1),
             format!("is the measure of a closed loop, and --rate {rate} asks for an open one"),
             "drop one of the two",
         )),
-        (Some(rate), None) if !(RATE_PER_S_MIN..=RATE_PER_S_MAX).contains(&rate) => Err(refuse(
+        (Some(rate), None) if !(RATE_PER_S_MIN..=RATE_PER_S_MAX).contains(&rate) => Err(BenchError::refuse(
             "rate",
             rate,
             format!("must be from {RATE_PER_S_MIN} to {RATE_PER_S_MAX} messages a second"),
@@ -364,7 +364,12 @@ fn pace(options: &RoundtripOptions) -> Result<Pace, BenchError> {
             let in_flight = in_flight.unwrap_or(1);
             if !(1..=IN_FLIGHT_MAX).contains(&in_flight) {
                 let limit = format!("must be from 1 to {IN_FLIGHT_MAX}");
-                return Err(refuse("in-flight", in_flight, limit, "choose a number in that range"));
+                return Err(BenchError::refuse(
+                    "in-flight",
+                    in_flight,
+                    limit,
+                    "choose a number in that range",
+                ));
             }
             Ok(Pace::Closed { in_flight })
         }
@@ -374,7 +379,7 @@ fn pace(options: &RoundtripOptions) -> Result<Pace, BenchError> {
 fn messages(options: &RoundtripOptions, pace: &Pace) -> Result<u64, BenchError> {
     if !(1..=ROUNDS_MAX).contains(&options.rounds) {
         let limit = format!("must be from 1 to {ROUNDS_MAX}");
-        return Err(refuse("rounds", options.rounds, limit, "15 make intervals worth reading"));
+        return Err(BenchError::refuse("rounds", options.rounds, limit, "15 make intervals worth reading"));
     }
     let rounds = u64::from(options.rounds);
     let default = match pace {
@@ -386,12 +391,17 @@ fn messages(options: &RoundtripOptions, pace: &Pace) -> Result<u64, BenchError> 
     let messages = options.messages.unwrap_or(default);
     if messages < rounds {
         let limit = format!("is less than one for each of --rounds {rounds}");
-        return Err(refuse("messages", messages, limit, "give more messages or fewer rounds"));
+        return Err(BenchError::refuse("messages", messages, limit, "give more messages or fewer rounds"));
     }
     if messages > MESSAGES_MAX || options.warmup > MESSAGES_MAX {
         let (option, value) =
             if messages > MESSAGES_MAX { ("messages", messages) } else { ("warmup", options.warmup) };
-        return Err(refuse(option, value, format!("must be at most {MESSAGES_MAX}"), "give fewer"));
+        return Err(BenchError::refuse(
+            option,
+            value,
+            format!("must be at most {MESSAGES_MAX}"),
+            "give fewer",
+        ));
     }
     Ok(messages)
 }
@@ -401,10 +411,10 @@ fn sizes(options: &RoundtripOptions) -> Result<Vec<usize>, BenchError> {
     for &size in &options.sizes {
         if !(1..=BODY_BYTES_MAX).contains(&size) {
             let limit = format!("each must be from 1 to {BODY_BYTES_MAX} bytes");
-            return Err(refuse("sizes", size, limit, "leave it out or change it"));
+            return Err(BenchError::refuse("sizes", size, limit, "leave it out or change it"));
         }
         if sizes.contains(&size) {
-            return Err(refuse("sizes", size, "is there twice", "give each size once"));
+            return Err(BenchError::refuse("sizes", size, "is there twice", "give each size once"));
         }
         sizes.push(size);
     }
@@ -412,9 +422,17 @@ fn sizes(options: &RoundtripOptions) -> Result<Vec<usize>, BenchError> {
 }
 
 fn check_elsewhere(options: &RoundtripOptions) -> Result<(), BenchError> {
+    if let (Some(destination), None) = (&options.destination, &options.connect) {
+        return Err(BenchError::refuse(
+            "destination",
+            destination,
+            "has no meaning for a service that is started here",
+            "add --connect, or leave it out",
+        ));
+    }
     let pinned = options.placement.iter().find(|&&placement| placement != Placement::Unpinned);
     match (pinned, &options.connect) {
-        (Some(placement), Some(address)) => Err(refuse(
+        (Some(placement), Some(address)) => Err(BenchError::refuse(
             "placement",
             placement.name(),
             format!("pins broker and service, but those at {address} were not started here"),
@@ -424,15 +442,48 @@ fn check_elsewhere(options: &RoundtripOptions) -> Result<(), BenchError> {
     }
 }
 
+fn check_targets(options: &RoundtripOptions) -> Result<(), BenchError> {
+    if options.rounds >= JUDGED_ROUNDS_MIN || (options.target.is_none() && options.target_cpu.is_none()) {
+        return Ok(());
+    }
+    Err(BenchError::refuse(
+        "rounds",
+        options.rounds,
+        format!(
+            "is too few for --target and --target-cpu: a verdict takes at least {JUDGED_ROUNDS_MIN} paired rounds"
+        ),
+        format!("give --rounds {JUDGED_ROUNDS_MIN} or more, or leave the target out"),
+    ))
+}
+
+/// Systems stay up while the others have their turn, which is fair only if they sleep then.
+fn check_spinning(options: &RoundtripOptions, floors: &[FloorPlan]) -> Result<(), BenchError> {
+    let systems = options.engine.engines().len() * options.driver.drivers().len() + floors.len();
+    if options.wait != Wait::Spin || systems <= 1 {
+        return Ok(());
+    }
+    Err(BenchError::refuse(
+        "wait",
+        options.wait.name(),
+        format!(
+            "never sleeps, so of these {systems} systems those that are not measured would take the cores from \
+             the one that is"
+        ),
+        "measure one system at a time: one --engine, one --driver, and no --floor",
+    ))
+}
+
 fn floors(options: &RoundtripOptions) -> Result<Vec<FloorPlan>, BenchError> {
     if !options.floor {
         return match options.floor_connect.first() {
-            Some(at) => Err(refuse("floor-connect", at, "has no meaning without --floor", "add --floor")),
+            Some(at) => {
+                Err(BenchError::refuse("floor-connect", at, "has no meaning without --floor", "add --floor"))
+            }
             None => Ok(Vec::new()),
         };
     }
     if options.connect.is_some() && options.floor_connect.is_empty() {
-        return Err(refuse(
+        return Err(BenchError::refuse(
             "floor",
             "",
             "would run here while --connect measures elsewhere, which compares nothing",
@@ -451,10 +502,15 @@ fn floors(options: &RoundtripOptions) -> Result<Vec<FloorPlan>, BenchError> {
 
 fn resolve(option: &'static str, address: &str) -> Result<SocketAddr, BenchError> {
     let found = address.to_socket_addrs().map_err(|error| {
-        refuse(option, address, error.to_string(), "give HOST:PORT, for example 10.0.0.2:7000")
+        BenchError::refuse(option, address, error.to_string(), "give HOST:PORT, for example 10.0.0.2:7000")
     })?;
     found.into_iter().next().ok_or_else(|| {
-        refuse(option, address, "the name has no address", "give HOST:PORT with a name that resolves")
+        BenchError::refuse(
+            option,
+            address,
+            "the name has no address",
+            "give HOST:PORT with a name that resolves",
+        )
     })
 }
 

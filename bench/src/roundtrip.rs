@@ -20,8 +20,8 @@ use crate::plan::{Pace, Plan, RoundPlan, new_histogram};
 use crate::report::json::{Document, Percentiles, Run};
 use crate::report::progress::Progress;
 use crate::report::ratios;
-use crate::statistics::SplitMix64;
-use crate::subject::{Description, Role, Subject};
+use crate::statistics::{SplitMix64, rounded};
+use crate::subject::{Description, Role, Subject, System};
 
 /// Pause before each turn: longer than any system polls after its last message.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -207,6 +207,7 @@ impl Turn {
             in_flight: plan.pace.in_flight(),
             rate_per_s: plan.pace.rate_per_s(),
             placement: setting.layout.placement().name().to_owned(),
+            wait: (self.description.system == System::Underlay).then(|| plan.wait.name().to_owned()),
             rtt_us: percentiles(&self.all),
             cpu_us_per_message: rounded(cpu_mean),
             cpu_of: self.roles.clone(),
@@ -234,9 +235,4 @@ fn percentiles(histogram: &Histogram<u64>) -> Percentiles {
 
 fn us_of_ns(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
-}
-
-/// Three digits after the point: nanoseconds of a time in microseconds.
-fn rounded(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }

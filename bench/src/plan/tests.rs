@@ -56,8 +56,14 @@ fn refusals_name_value_limit_and_way_out() {
         (&["--placement", "split", "--connect", "127.0.0.1:1"], &["--placement split", "taskset"]),
         (&["--connect", "nowhere"], &["--connect nowhere", "HOST:PORT"]),
         (&["--connect", "127.0.0.1:1", "--floor"], &["--floor", "--floor-connect"]),
+        (&["--destination", "mine"], &["--destination mine", "add --connect"]),
         (&["--floor-connect", "yield=127.0.0.1:1"], &["yield=127.0.0.1:1", "add --floor"]),
         (&["--target", "0"], &["0", "1.3"]),
+        (&["--target", "1.3", "--rounds", "14"], &["--rounds 14", "at least 15", "--rounds 15"]),
+        (&["--target-cpu", "2", "--rounds", "14"], &["--rounds 14", "at least 15", "--rounds 15"]),
+        (&["--wait", "spin"], &["--wait spin", "2 systems", "one --engine"]),
+        (&["--wait", "spin", "--engine", "epoll", "--floor"], &["--wait spin", "3 systems", "no --floor"]),
+        (&["--wait", "spin", "--engine", "epoll", "--driver", "both"], &["--wait spin", "one --driver"]),
         (&["--target", "1.3,64k"], &["64k"]),
     ];
     for (arguments, wanted) in cases {
@@ -66,6 +72,12 @@ fn refusals_name_value_limit_and_way_out() {
             assert!(error.contains(part), "{arguments:?}: {part:?} is missing in: {error}");
         }
     }
+}
+
+#[test]
+fn one_system_may_spin_and_fifteen_rounds_may_be_judged() {
+    assert_eq!(plan(&["--wait", "spin", "--engine", "epoll"]).unwrap().wait, Wait::Spin);
+    assert!(plan(&["--target", "1.3", "--rounds", "15"]).unwrap().target_p50.is_some());
 }
 
 const REFUSED: Option<&str> = Some("io_uring_setup: Operation not permitted");

@@ -68,8 +68,17 @@ fn heading(text: &mut String, runs: &[&Run]) {
     let way =
         if run.topology == "broker" { "client-broker-service and back" } else { "client-service and back" };
     line!(text);
-    line!(text, "Round trips over {}, {way}, placement {}", run.wire, run.placement);
-    line!(text, "{pace}; {} rounds of {} messages", run.rounds, run.messages / u64::from(run.rounds.max(1)));
+    // A floor waits as its name says.
+    let wait = runs.iter().find_map(|run| run.wait.as_deref()).map(|wait| format!(", wait {wait}"));
+    line!(
+        text,
+        "Round trips over {}, {way}, placement {}{}",
+        run.wire,
+        run.placement,
+        wait.unwrap_or_default()
+    );
+    let messages = run.messages / u64::from(run.rounds.max(1));
+    line!(text, "{pace}; {} rounds of {messages} messages", run.rounds);
 }
 
 fn round_trips(text: &mut String, runs: &[&Run]) {

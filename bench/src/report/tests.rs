@@ -48,6 +48,7 @@ fn run(system: System, engine: &str, size: usize, p50_us_by_round: &[f64]) -> Ru
         in_flight: Some(1),
         rate_per_s: None,
         placement: "unpinned".to_owned(),
+        wait: (system == System::Underlay).then(|| "adaptive".to_owned()),
         rtt_us: Percentiles {
             p50,
             p90: p50 * 1.5,
@@ -199,6 +200,7 @@ fn json_has_exactly_these_keys() {
             "size",
             "system",
             "topology",
+            "wait",
             "wire"
         ]
     );

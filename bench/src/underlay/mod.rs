@@ -35,6 +35,10 @@ pub fn open(setting: &Setting<'_>) -> Result<Vec<Box<dyn Subject>>, BenchError> 
     Ok(subjects)
 }
 
+/// How long a system may wait for its turn before its connections are given up, in milliseconds: a client whose
+/// driver is polled by its own thread says nothing while other systems have theirs. Ten minutes.
+const IDLE_TIMEOUT_MS: u32 = 600_000;
+
 /// A driver on this engine that waits so, and nothing else than that.
 pub(crate) fn driver_config(engine: impl Into<EngineChoice>, wait: Wait) -> DriverConfig {
     let mut config = DriverConfig::default();
@@ -44,6 +48,7 @@ pub(crate) fn driver_config(engine: impl Into<EngineChoice>, wait: Wait) -> Driv
         Wait::Sleep => WaitMode::Sleep,
     };
     config.tcp.engine = engine.into();
+    config.connection.parameters.idle_timeout_ms = IDLE_TIMEOUT_MS;
     config
 }
 

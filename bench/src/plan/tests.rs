@@ -54,8 +54,9 @@ fn refusals_name_value_limit_and_way_out() {
         (&["--sizes", "1k,1024"], &["--sizes 1024", "twice"]),
         (&["--sizes", "ten"], &["ten", "64KiB"]),
         (&["--placement", "split", "--connect", "127.0.0.1:1"], &["--placement split", "taskset"]),
-        (&["--connect", "nowhere"], &["--connect nowhere", "HOST:PORT"]),
-        (&["--connect", "127.0.0.1:1", "--floor"], &["--floor", "--floor-connect"]),
+        (&["--connect", "nowhere", "--engine", "epoll"], &["--connect nowhere", "HOST:PORT"]),
+        (&["--connect", "127.0.0.1:1"], &["--connect 127.0.0.1:1", "2 systems", "name one --engine"]),
+        (&["--connect", "127.0.0.1:1", "--engine", "epoll", "--floor"], &["--floor", "--floor-connect"]),
         (&["--destination", "mine"], &["--destination mine", "add --connect"]),
         (&["--floor-connect", "yield=127.0.0.1:1"], &["yield=127.0.0.1:1", "add --floor"]),
         (&["--target", "0"], &["0", "1.3"]),
@@ -108,8 +109,8 @@ fn an_engine_asked_for_by_name_is_not_left_out() {
 
 #[test]
 fn floors_elsewhere_are_only_those_named() {
-    let plan =
-        plan(&["--floor", "--connect", "127.0.0.1:1", "--floor-connect", "yield=127.0.0.1:2"]).unwrap();
+    let elsewhere = ["--connect", "127.0.0.1:1", "--floor", "--floor-connect", "yield=127.0.0.1:2"];
+    let plan = plan(&[&["--engine", "epoll"][..], &elsewhere].concat()).unwrap();
     let address = Some("127.0.0.1:2".parse().unwrap());
     assert_eq!(plan.floors, [FloorPlan { waiting: Waiting::Yield, address }]);
 }

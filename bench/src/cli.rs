@@ -49,7 +49,7 @@ pub struct RoundtripOptions {
     #[arg(long, value_enum, default_value = "tcp")]
     pub wire: Wire,
     /// How the wire is driven.
-    #[arg(long, value_enum, default_value = "both")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub engine: EngineChoice,
     /// Through a broker, or from client to service without one.
     #[arg(long, value_enum, default_value = "broker")]
@@ -94,6 +94,9 @@ pub struct RoundtripOptions {
     /// Use a broker (or, with --topology direct, a service) that runs elsewhere.
     #[arg(long, value_name = "HOST:PORT")]
     pub connect: Option<String>,
+    /// With --connect: the destination that the service there answers at [default: echo].
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
     /// Use a floor that runs elsewhere: blocking=HOST:PORT or yield=HOST:PORT, once for each.
     #[arg(long, value_name = "WAITING=HOST:PORT", value_parser = floor_address)]
     pub floor_connect: Vec<FloorAddress>,
@@ -121,12 +124,14 @@ pub struct RoundtripOptions {
 /// One engine or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
+    /// Each as a system of its own; io_uring is left out, and that is said, where the host refuses it.
+    Auto,
     /// By io_uring.
     #[value(name = "io_uring")]
     IoUring,
     /// By epoll.
     Epoll,
-    /// Each as a system of its own.
+    /// Each as a system of its own, or an error where the host refuses io_uring.
     Both,
     /// No system under test: the floor alone.
     None,
@@ -139,7 +144,7 @@ impl EngineChoice {
         match self {
             Self::IoUring => &[Engine::IoUring],
             Self::Epoll => &[Engine::Epoll],
-            Self::Both => &[Engine::IoUring, Engine::Epoll],
+            Self::Auto | Self::Both => &[Engine::IoUring, Engine::Epoll],
             Self::None => &[],
         }
     }

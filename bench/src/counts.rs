@@ -65,15 +65,12 @@ pub fn run(options: &CountsOptions) -> Result<(), BenchError> {
 }
 
 fn check(options: &CountsOptions) -> Result<(), BenchError> {
-    let refuse = |option, value: String, limit: &str, way_out: &str| {
-        Err(BenchError::Option { option, value, limit: limit.to_owned(), way_out: way_out.to_owned() })
-    };
     if options.messages == 0 {
-        return refuse("messages", "0".to_owned(), "there must be one", "leave it out for 2000");
+        return Err(BenchError::refuse("messages", 0, "there must be one", "leave it out for 2000"));
     }
     if options.in_flight == 0 || options.in_flight > IN_FLIGHT_MAX {
         let limit = format!("there may be 1 to {IN_FLIGHT_MAX}");
-        return refuse("in-flight", options.in_flight.to_string(), &limit, "leave it out for 1");
+        return Err(BenchError::refuse("in-flight", options.in_flight, limit, "leave it out for 1"));
     }
     Ok(())
 }

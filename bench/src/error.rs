@@ -25,7 +25,9 @@ pub enum BenchError {
         way_out: String,
     },
     /// The options leave no system to measure.
-    #[error("nothing to measure: no system is left by these options; add --floor, or --connect to a broker")]
+    #[error(
+        "nothing to measure: no system is left by these options; choose an --engine that this host allows, such as epoll, or add --floor"
+    )]
     NothingToMeasure,
     /// A process of the run could not be started.
     #[error("cannot start the {role} ({program}): {source}")]
@@ -36,6 +38,16 @@ pub enum BenchError {
         program: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// The broker's program is not where it is looked for.
+    #[error(
+        "there is no {}: it is looked for beside this program; build both with \
+         `cargo build --release -p underlay-broker -p underlay-bench`, and run target/release/underlay-bench",
+        program.display()
+    )]
+    NoBrokerProgram {
+        /// Where it was looked for.
+        program: PathBuf,
     },
     /// A process of the run did not say that it is ready.
     #[error(
@@ -144,6 +156,16 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// Refuses the value of an option: the limit that it breaks, and the way out.
+    pub(crate) fn refuse(
+        option: &'static str,
+        value: impl ToString,
+        limit: impl Into<String>,
+        way_out: impl Into<String>,
+    ) -> Self {
+        Self::Option { option, value: value.to_string(), limit: limit.into(), way_out: way_out.into() }
+    }
+
     /// Wraps an I/O error with what was being done. For `map_err`.
     pub fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, source }

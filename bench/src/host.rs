@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::placement;
+use crate::{placement, underlay};
 
 /// What is known about this machine and this build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Host {
     pub cores_allowed: usize,
     /// Release of the kernel.
     pub kernel: String,
-    /// `allowed`, or `refused` with the kernel's reason.
+    /// `allowed`, or `refused: ` with the reason that the wire gives when it is opened on it.
     pub io_uring: String,
     /// The kernel's clock source.
     pub clock_source: String,
@@ -38,10 +38,26 @@ pub struct Host {
     pub commit: Option<String>,
     /// Profile of the build: figures from `debug` mean nothing.
     pub build: String,
+    /// Engines that the run left out because this machine refuses them.
+    #[serde(default)]
+    pub skipped_engines: Vec<SkippedEngine>,
 }
 
+/// An engine that was to be measured and could not be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedEngine {
+    /// Its name.
+    pub engine: String,
+    /// Why the machine refuses it.
+    pub reason: String,
+}
+
+/// How [`Host::io_uring`] begins where it is refused; the reason follows.
+const REFUSED: &str = "refused: ";
+
 impl Host {
-    /// Looks at this machine. Opens and closes one io_uring to see whether that is allowed.
+    /// Looks at this machine. Opens the wire on io_uring and closes it, to see whether that is allowed and the
+    /// kernel has all that the wire needs.
     #[must_use]
     pub fn inspect() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -57,7 +73,14 @@ impl Host {
             date: rfc3339(now),
             commit: option_env!("UNDERLAY_BENCH_COMMIT").map(str::to_owned),
             build: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
+            skipped_engines: Vec::new(),
         }
+    }
+
+    /// Why io_uring may not be used here; `None` if it may.
+    #[must_use]
+    pub fn io_uring_refusal(&self) -> Option<&str> {
+        self.io_uring.strip_prefix(REFUSED)
     }
 }
 
@@ -95,9 +118,9 @@ fn selected(options: &str) -> String {
 }
 
 fn io_uring() -> String {
-    match io_uring::IoUring::new(2) {
-        Ok(_ring) => "allowed".to_owned(),
-        Err(error) => format!("refused: {error}"),
+    match underlay::io_uring_refusal() {
+        None => "allowed".to_owned(),
+        Some(reason) => format!("{REFUSED}{reason}"),
     }
 }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 
-use crate::cli::{FloorAddress, RoundtripOptions, Target};
+use crate::cli::{EngineChoice, FloorAddress, RoundtripOptions, Target};
 use crate::error::BenchError;
 use crate::floor::Waiting;
 use crate::floor::framing::BODY_BYTES_MAX;
+use crate::host::SkippedEngine;
 use crate::placement::Placement;
 
 /// How long a reply may take before a run is given up.
@@ -29,6 +30,9 @@ pub const IN_FLIGHT_MAX: u32 = 4096;
 pub const RATE_PER_S_MAX: f64 = 10_000_000.0;
 /// Lowest rate, in messages a second.
 pub const RATE_PER_S_MIN: f64 = 1.0;
+
+/// Fewest rounds from which a target is judged: the interval of fewer paired rounds is too rough.
+pub const JUDGED_ROUNDS_MIN: u32 = 15;
 
 /// Messages a size and system of a closed loop, unless told otherwise.
 pub const MESSAGES_DEFAULT: u64 = 20_000;
@@ -217,6 +221,8 @@ pub struct Plan {
     pub wire: Wire,
     /// Ways of driving it, each a system of its own.
     pub engines: Vec<Engine>,
+    /// Whether an engine that the host refuses is left out, instead of ending the run.
+    pub may_skip_engines: bool,
     /// Ways of polling the client's driver, each a system of its own.
     pub drivers: Vec<Driver>,
     /// How they wait.
@@ -239,6 +245,8 @@ pub struct Plan {
     pub floors: Vec<FloorPlan>,
     /// Where broker and service under test run, if not started here.
     pub connect: Option<SocketAddr>,
+    /// Where the service under test answers, if not at the usual destination.
+    pub destination: Option<String>,
     /// Seed of orders and resamples.
     pub seed: u64,
     /// Highest ratio of p50 to the floor's, by size.
@@ -262,6 +270,10 @@ impl Plan {
         let pace = pace(options)?;
         let messages = messages(options, &pace)?;
         check_elsewhere(options)?;
+        check_one_client(options)?;
+        check_targets(options)?;
+        let floors = floors(options)?;
+        check_spinning(options, &floors)?;
         let warmup_per_round = match &pace {
             Pace::Closed { .. } => options.warmup,
             Pace::Open(schedule) => options
@@ -272,6 +284,7 @@ impl Plan {
         Ok(Self {
             wire: options.wire,
             engines: options.engine.engines().to_vec(),
+            may_skip_engines: options.engine == EngineChoice::Auto,
             drivers: options.driver.drivers().to_vec(),
             wait: options.wait,
             topology: options.topology,
@@ -281,8 +294,9 @@ impl Plan {
             warmup_per_round,
             pace,
             placements: options.placement.clone(),
-            floors: floors(options)?,
+            floors,
             connect: options.connect.as_deref().map(|at| resolve("connect", at)).transpose()?,
+            destination: options.destination.clone(),
             seed: options.seed,
             target_p50: options.target.clone(),
             target_cpu: options.target_cpu.clone(),
@@ -290,6 +304,29 @@ impl Plan {
             svg: options.svg.clone(),
             corrupt: options.corrupt,
         })
+    }
+
+    /// The plan as a host can carry it out that refuses io_uring for this reason, if for any, and what had
+    /// to be left out for that.
+    ///
+    /// # Errors
+    /// io_uring was asked for by name, and the host refuses it.
+    pub fn fitted(&self, io_uring_refusal: Option<&str>) -> Result<(Self, Vec<SkippedEngine>), BenchError> {
+        let mut plan = self.clone();
+        let Some(reason) = io_uring_refusal.filter(|_| self.engines.contains(&Engine::IoUring)) else {
+            return Ok((plan, Vec::new()));
+        };
+        if !self.may_skip_engines {
+            return Err(BenchError::refuse(
+                "engine",
+                Engine::IoUring.name(),
+                format!("is refused by this host ({reason})"),
+                "allow it, or use --engine epoll, or --engine auto, which leaves out what is refused",
+            ));
+        }
+        plan.engines.retain(|&engine| engine != Engine::IoUring);
+        let skipped = SkippedEngine { engine: Engine::IoUring.name().to_owned(), reason: reason.to_owned() };
+        Ok((plan, vec![skipped]))
     }
 }
 
@@ -309,24 +346,15 @@ pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
     histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
 }
 
-fn refuse(
-    option: &'static str,
-    value: impl ToString,
-    limit: impl Into<String>,
-    way_out: impl Into<String>,
-) -> BenchError {
-    BenchError::Option { option, value: value.to_string(), limit: limit.into(), way_out: way_out.into() }
-}
-
 fn pace(options: &RoundtripOptions) -> Result<Pace, BenchError> {
     match (options.rate, options.in_flight) {
-        (Some(rate), Some(_)) => Err(refuse(
+        (Some(rate), Some(_)) => Err(BenchError::refuse(
             "in-flight",
             options.in_flight.unwrap_or(1),
             format!("is the measure of a closed loop, and --rate {rate} asks for an open one"),
             "drop one of the two",
         )),
-        (Some(rate), None) if !(RATE_PER_S_MIN..=RATE_PER_S_MAX).contains(&rate) => Err(refuse(
+        (Some(rate), None) if !(RATE_PER_S_MIN..=RATE_PER_S_MAX).contains(&rate) => Err(BenchError::refuse(
             "rate",
             rate,
             format!("must be from {RATE_PER_S_MIN} to {RATE_PER_S_MAX} messages a second"),
@@ -337,7 +365,12 @@ fn pace(options: &RoundtripOptions) -> Result<Pace, BenchError> {
             let in_flight = in_flight.unwrap_or(1);
             if !(1..=IN_FLIGHT_MAX).contains(&in_flight) {
                 let limit = format!("must be from 1 to {IN_FLIGHT_MAX}");
-                return Err(refuse("in-flight", in_flight, limit, "choose a number in that range"));
+                return Err(BenchError::refuse(
+                    "in-flight",
+                    in_flight,
+                    limit,
+                    "choose a number in that range",
+                ));
             }
             Ok(Pace::Closed { in_flight })
         }
@@ -347,7 +380,7 @@ fn pace(options: &RoundtripOptions) -> Result<Pace, BenchError> {
 fn messages(options: &RoundtripOptions, pace: &Pace) -> Result<u64, BenchError> {
     if !(1..=ROUNDS_MAX).contains(&options.rounds) {
         let limit = format!("must be from 1 to {ROUNDS_MAX}");
-        return Err(refuse("rounds", options.rounds, limit, "15 make intervals worth reading"));
+        return Err(BenchError::refuse("rounds", options.rounds, limit, "15 make intervals worth reading"));
     }
     let rounds = u64::from(options.rounds);
     let default = match pace {
@@ -359,12 +392,17 @@ fn messages(options: &RoundtripOptions, pace: &Pace) -> Result<u64, BenchError> 
     let messages = options.messages.unwrap_or(default);
     if messages < rounds {
         let limit = format!("is less than one for each of --rounds {rounds}");
-        return Err(refuse("messages", messages, limit, "give more messages or fewer rounds"));
+        return Err(BenchError::refuse("messages", messages, limit, "give more messages or fewer rounds"));
     }
     if messages > MESSAGES_MAX || options.warmup > MESSAGES_MAX {
         let (option, value) =
             if messages > MESSAGES_MAX { ("messages", messages) } else { ("warmup", options.warmup) };
-        return Err(refuse(option, value, format!("must be at most {MESSAGES_MAX}"), "give fewer"));
+        return Err(BenchError::refuse(
+            option,
+            value,
+            format!("must be at most {MESSAGES_MAX}"),
+            "give fewer",
+        ));
     }
     Ok(messages)
 }
@@ -374,10 +412,10 @@ fn sizes(options: &RoundtripOptions) -> Result<Vec<usize>, BenchError> {
     for &size in &options.sizes {
         if !(1..=BODY_BYTES_MAX).contains(&size) {
             let limit = format!("each must be from 1 to {BODY_BYTES_MAX} bytes");
-            return Err(refuse("sizes", size, limit, "leave it out or change it"));
+            return Err(BenchError::refuse("sizes", size, limit, "leave it out or change it"));
         }
         if sizes.contains(&size) {
-            return Err(refuse("sizes", size, "is there twice", "give each size once"));
+            return Err(BenchError::refuse("sizes", size, "is there twice", "give each size once"));
         }
         sizes.push(size);
     }
@@ -385,9 +423,17 @@ fn sizes(options: &RoundtripOptions) -> Result<Vec<usize>, BenchError> {
 }
 
 fn check_elsewhere(options: &RoundtripOptions) -> Result<(), BenchError> {
+    if let (Some(destination), None) = (&options.destination, &options.connect) {
+        return Err(BenchError::refuse(
+            "destination",
+            destination,
+            "has no meaning for a service that is started here",
+            "add --connect, or leave it out",
+        ));
+    }
     let pinned = options.placement.iter().find(|&&placement| placement != Placement::Unpinned);
     match (pinned, &options.connect) {
-        (Some(placement), Some(address)) => Err(refuse(
+        (Some(placement), Some(address)) => Err(BenchError::refuse(
             "placement",
             placement.name(),
             format!("pins broker and service, but those at {address} were not started here"),
@@ -397,15 +443,63 @@ fn check_elsewhere(options: &RoundtripOptions) -> Result<(), BenchError> {
     }
 }
 
+/// A process has one reply address, and at one broker one connection at a time has it. Brokers that are started
+/// here are one for each system.
+fn check_one_client(options: &RoundtripOptions) -> Result<(), BenchError> {
+    let systems = options.engine.engines().len() * options.driver.drivers().len();
+    match &options.connect {
+        Some(address) if options.topology == Topology::Broker && systems > 1 => Err(BenchError::refuse(
+            "connect",
+            address,
+            format!("{systems} systems would share this process's one reply address at one broker"),
+            "name one --engine, io_uring or epoll, and one --driver",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_targets(options: &RoundtripOptions) -> Result<(), BenchError> {
+    if options.rounds >= JUDGED_ROUNDS_MIN || (options.target.is_none() && options.target_cpu.is_none()) {
+        return Ok(());
+    }
+    Err(BenchError::refuse(
+        "rounds",
+        options.rounds,
+        format!(
+            "is too few for --target and --target-cpu: a verdict takes at least {JUDGED_ROUNDS_MIN} paired rounds"
+        ),
+        format!("give --rounds {JUDGED_ROUNDS_MIN} or more, or leave the target out"),
+    ))
+}
+
+/// Systems stay up while the others have their turn, which is fair only if they sleep then.
+fn check_spinning(options: &RoundtripOptions, floors: &[FloorPlan]) -> Result<(), BenchError> {
+    let systems = options.engine.engines().len() * options.driver.drivers().len() + floors.len();
+    if options.wait != Wait::Spin || systems <= 1 {
+        return Ok(());
+    }
+    Err(BenchError::refuse(
+        "wait",
+        options.wait.name(),
+        format!(
+            "never sleeps, so of these {systems} systems those that are not measured would take the cores from \
+             the one that is"
+        ),
+        "measure one system at a time: one --engine, one --driver, and no --floor",
+    ))
+}
+
 fn floors(options: &RoundtripOptions) -> Result<Vec<FloorPlan>, BenchError> {
     if !options.floor {
         return match options.floor_connect.first() {
-            Some(at) => Err(refuse("floor-connect", at, "has no meaning without --floor", "add --floor")),
+            Some(at) => {
+                Err(BenchError::refuse("floor-connect", at, "has no meaning without --floor", "add --floor"))
+            }
             None => Ok(Vec::new()),
         };
     }
     if options.connect.is_some() && options.floor_connect.is_empty() {
-        return Err(refuse(
+        return Err(BenchError::refuse(
             "floor",
             "",
             "would run here while --connect measures elsewhere, which compares nothing",
@@ -424,10 +518,15 @@ fn floors(options: &RoundtripOptions) -> Result<Vec<FloorPlan>, BenchError> {
 
 fn resolve(option: &'static str, address: &str) -> Result<SocketAddr, BenchError> {
     let found = address.to_socket_addrs().map_err(|error| {
-        refuse(option, address, error.to_string(), "give HOST:PORT, for example 10.0.0.2:7000")
+        BenchError::refuse(option, address, error.to_string(), "give HOST:PORT, for example 10.0.0.2:7000")
     })?;
     found.into_iter().next().ok_or_else(|| {
-        refuse(option, address, "the name has no address", "give HOST:PORT with a name that resolves")
+        BenchError::refuse(
+            option,
+            address,
+            "the name has no address",
+            "give HOST:PORT with a name that resolves",
+        )
     })
 }
 

@@ -14,14 +14,14 @@ use hdrhistogram::Histogram;
 use crate::cpu_time::CpuClocks;
 use crate::error::BenchError;
 use crate::floor::FloorSubject;
-use crate::host::Host;
+use crate::host::{Host, SkippedEngine};
 use crate::placement::{Layout, cores_allowed};
 use crate::plan::{Pace, Plan, RoundPlan, new_histogram};
 use crate::report::json::{Document, Percentiles, Run};
 use crate::report::progress::Progress;
 use crate::report::ratios;
-use crate::statistics::SplitMix64;
-use crate::subject::{Description, Role, Subject};
+use crate::statistics::{SplitMix64, rounded};
+use crate::subject::{Description, Role, Subject, System};
 
 /// Pause before each turn: longer than any system polls after its last message.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -44,9 +44,15 @@ pub type Opener<'a> = dyn Fn(&Setting<'_>) -> Result<Vec<Box<dyn Subject>>, Benc
 /// Carries a plan out with the systems that `open` gives and the plan's floors.
 ///
 /// # Errors
-/// The first failure of any system ends the run: figures with gaps in them compare nothing.
+/// The host refuses an engine that was asked for by name. The first failure of any system ends the run: figures with gaps in them compare nothing.
 pub fn run(plan: &Plan, open: &Opener<'_>) -> Result<Document, BenchError> {
-    let host = Host::inspect();
+    let mut host = Host::inspect();
+    let (plan, skipped) = plan.fitted(host.io_uring_refusal())?;
+    let plan = &plan;
+    for SkippedEngine { engine, reason } in &skipped {
+        eprintln!("SKIPPED {engine}: {reason}");
+    }
+    host.skipped_engines = skipped;
     let program = std::env::current_exe().map_err(BenchError::io("find this program's own file"))?;
     let allowed = cores_allowed();
     // Layouts first: a placement that this machine cannot have is refused before anything is measured.
@@ -201,6 +207,7 @@ impl Turn {
             in_flight: plan.pace.in_flight(),
             rate_per_s: plan.pace.rate_per_s(),
             placement: setting.layout.placement().name().to_owned(),
+            wait: (self.description.system == System::Underlay).then(|| plan.wait.name().to_owned()),
             rtt_us: percentiles(&self.all),
             cpu_us_per_message: rounded(cpu_mean),
             cpu_of: self.roles.clone(),
@@ -228,9 +235,4 @@ fn percentiles(histogram: &Histogram<u64>) -> Percentiles {
 
 fn us_of_ns(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
-}
-
-/// Three digits after the point: nanoseconds of a time in microseconds.
-fn rounded(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }

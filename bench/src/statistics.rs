@@ -51,6 +51,12 @@ pub fn paired_ratios(numerators: &[f64], denominators: &[f64]) -> Vec<f64> {
     numerators.iter().zip(denominators).map(|(numerator, denominator)| numerator / denominator).collect()
 }
 
+/// Rounds to three digits after the point, which of a time in microseconds is whole nanoseconds.
+#[must_use]
+pub fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
 /// A small seeded generator (Steele, Lea and Flood 2014): enough for orders and resamples, and the same
 /// on every machine.
 #[derive(Debug, Clone)]

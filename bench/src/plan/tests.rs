@@ -54,10 +54,17 @@ fn refusals_name_value_limit_and_way_out() {
         (&["--sizes", "1k,1024"], &["--sizes 1024", "twice"]),
         (&["--sizes", "ten"], &["ten", "64KiB"]),
         (&["--placement", "split", "--connect", "127.0.0.1:1"], &["--placement split", "taskset"]),
-        (&["--connect", "nowhere"], &["--connect nowhere", "HOST:PORT"]),
-        (&["--connect", "127.0.0.1:1", "--floor"], &["--floor", "--floor-connect"]),
+        (&["--connect", "nowhere", "--engine", "epoll"], &["--connect nowhere", "HOST:PORT"]),
+        (&["--connect", "127.0.0.1:1"], &["--connect 127.0.0.1:1", "2 systems", "name one --engine"]),
+        (&["--connect", "127.0.0.1:1", "--engine", "epoll", "--floor"], &["--floor", "--floor-connect"]),
+        (&["--destination", "mine"], &["--destination mine", "add --connect"]),
         (&["--floor-connect", "yield=127.0.0.1:1"], &["yield=127.0.0.1:1", "add --floor"]),
         (&["--target", "0"], &["0", "1.3"]),
+        (&["--target", "1.3", "--rounds", "14"], &["--rounds 14", "at least 15", "--rounds 15"]),
+        (&["--target-cpu", "2", "--rounds", "14"], &["--rounds 14", "at least 15", "--rounds 15"]),
+        (&["--wait", "spin"], &["--wait spin", "2 systems", "one --engine"]),
+        (&["--wait", "spin", "--engine", "epoll", "--floor"], &["--wait spin", "3 systems", "no --floor"]),
+        (&["--wait", "spin", "--engine", "epoll", "--driver", "both"], &["--wait spin", "one --driver"]),
         (&["--target", "1.3,64k"], &["64k"]),
     ];
     for (arguments, wanted) in cases {
@@ -69,9 +76,41 @@ fn refusals_name_value_limit_and_way_out() {
 }
 
 #[test]
+fn one_system_may_spin_and_fifteen_rounds_may_be_judged() {
+    assert_eq!(plan(&["--wait", "spin", "--engine", "epoll"]).unwrap().wait, Wait::Spin);
+    assert!(plan(&["--target", "1.3", "--rounds", "15"]).unwrap().target_p50.is_some());
+}
+
+const REFUSED: Option<&str> = Some("io_uring_setup: Operation not permitted");
+
+#[test]
+fn an_engine_that_the_host_refuses_is_left_out_by_name() {
+    let plan = plan(&[]).unwrap();
+    let (fitted, skipped) = plan.fitted(REFUSED).unwrap();
+    assert_eq!(fitted.engines, [Engine::Epoll]);
+    let reason = "io_uring_setup: Operation not permitted".to_owned();
+    assert_eq!(skipped, [SkippedEngine { engine: "io_uring".to_owned(), reason }]);
+    let (fitted, skipped) = plan.fitted(None).unwrap();
+    assert_eq!((fitted.engines, skipped), (plan.engines, Vec::new()));
+}
+
+#[test]
+fn an_engine_asked_for_by_name_is_not_left_out() {
+    for engine in ["io_uring", "both"] {
+        let error = plan(&["--engine", engine]).unwrap().fitted(REFUSED).unwrap_err().to_string();
+        for part in ["--engine io_uring", "Operation not permitted", "--engine epoll"] {
+            assert!(error.contains(part), "{part:?} is missing in: {error}");
+        }
+    }
+    for engine in ["epoll", "none"] {
+        assert_eq!(plan(&["--engine", engine]).unwrap().fitted(REFUSED).unwrap().1, []);
+    }
+}
+
+#[test]
 fn floors_elsewhere_are_only_those_named() {
-    let plan =
-        plan(&["--floor", "--connect", "127.0.0.1:1", "--floor-connect", "yield=127.0.0.1:2"]).unwrap();
+    let elsewhere = ["--connect", "127.0.0.1:1", "--floor", "--floor-connect", "yield=127.0.0.1:2"];
+    let plan = plan(&[&["--engine", "epoll"][..], &elsewhere].concat()).unwrap();
     let address = Some("127.0.0.1:2".parse().unwrap());
     assert_eq!(plan.floors, [FloorPlan { waiting: Waiting::Yield, address }]);
 }

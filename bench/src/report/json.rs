@@ -53,6 +53,9 @@ pub struct Run {
     pub rate_per_s: Option<f64>,
     /// Placement of the processes.
     pub placement: String,
+    /// How the drivers of the system under test waited; `null` for a floor, and in files from before this key.
+    #[serde(default)]
+    pub wait: Option<String>,
     /// Round-trip times over all rounds, in microseconds.
     pub rtt_us: Percentiles,
     /// CPU time of the processes in `cpu_of` together, in microseconds.

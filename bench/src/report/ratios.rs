@@ -10,7 +10,7 @@ use crate::cli::Target;
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::report::json::{Document, EngineRatio, Ratio, Run, Verdict};
-use crate::statistics::{Estimate, bootstrap_median, median, paired_ratios};
+use crate::statistics::{Estimate, bootstrap_median, median, paired_ratios, rounded};
 use crate::subject::System;
 
 /// Makes the document of a run from what it measured.
@@ -113,8 +113,4 @@ fn ratio(numerators: &[f64], denominators: &[f64], seed: u64) -> Option<Estimate
 
 fn interval(estimate: Estimate) -> [f64; 2] {
     [rounded(estimate.low), rounded(estimate.high)]
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::json::{Document, Ratio, Run, Verdict};
 use super::published::Published;
-use crate::host::Host;
+use crate::host::{Host, SkippedEngine};
 
 /// Sizes side by side in a table that has a column for each.
 const SIZES_ABREAST: usize = 10;
@@ -38,12 +38,15 @@ fn host(text: &mut String, host: &Host) {
     line!(
         text,
         "io_uring {}, clock {}, huge pages {}, /dev/cpu_dma_latency {}",
-        host.io_uring,
+        if host.io_uring_refusal().is_some() { "refused" } else { &host.io_uring },
         host.clock_source,
         host.transparent_huge_pages,
         host.cpu_dma_latency
     );
     line!(text, "{}, commit {commit}, {} build", host.date, host.build);
+    for SkippedEngine { engine, reason } in &host.skipped_engines {
+        line!(text, "SKIPPED {engine}: {reason}");
+    }
     if host.build != "release" {
         line!(text, "NOT a release build: these figures say nothing about speed.");
     }
@@ -65,8 +68,17 @@ fn heading(text: &mut String, runs: &[&Run]) {
     let way =
         if run.topology == "broker" { "client-broker-service and back" } else { "client-service and back" };
     line!(text);
-    line!(text, "Round trips over {}, {way}, placement {}", run.wire, run.placement);
-    line!(text, "{pace}; {} rounds of {} messages", run.rounds, run.messages / u64::from(run.rounds.max(1)));
+    // A floor waits as its name says.
+    let wait = runs.iter().find_map(|run| run.wait.as_deref()).map(|wait| format!(", wait {wait}"));
+    line!(
+        text,
+        "Round trips over {}, {way}, placement {}{}",
+        run.wire,
+        run.placement,
+        wait.unwrap_or_default()
+    );
+    let messages = run.messages / u64::from(run.rounds.max(1));
+    line!(text, "{pace}; {} rounds of {messages} messages", run.rounds);
 }
 
 fn round_trips(text: &mut String, runs: &[&Run]) {

@@ -30,6 +30,7 @@ fn host() -> Host {
         date: "2025-01-02T03:04:05Z".to_owned(),
         commit: Some("0123456789ab".to_owned()),
         build: "release".to_owned(),
+        skipped_engines: Vec::new(),
     }
 }
 
@@ -47,6 +48,7 @@ fn run(system: System, engine: &str, size: usize, p50_us_by_round: &[f64]) -> Ru
         in_flight: Some(1),
         rate_per_s: None,
         placement: "unpinned".to_owned(),
+        wait: (system == System::Underlay).then(|| "adaptive".to_owned()),
         rtt_us: Percentiles {
             p50,
             p90: p50 * 1.5,
@@ -175,6 +177,7 @@ fn json_has_exactly_these_keys() {
             "date",
             "io_uring",
             "kernel",
+            "skipped_engines",
             "transparent_huge_pages"
         ]
     );
@@ -197,6 +200,7 @@ fn json_has_exactly_these_keys() {
             "size",
             "system",
             "topology",
+            "wait",
             "wire"
         ]
     );

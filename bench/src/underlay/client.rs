@@ -12,13 +12,14 @@ use underlay::rpc::{BackgroundClient, CallError, CallFuture, CallHandle, Client,
 use super::{DESTINATION, bodies, driver_config, failed};
 use crate::error::BenchError;
 use crate::payload::{Payload, WINDOWS};
-use crate::plan::{Driver, Engine, Pace, REPLY_TIMEOUT, RoundPlan, Wait, record};
+use crate::plan::{Driver, Engine, Pace, Plan, REPLY_TIMEOUT, RoundPlan, record};
 use crate::subject::RoundOutcome;
 
 /// A client, and the bodies that it sends: made once for a size in the pool's own buffers and then shared,
 /// as the floor sends its bodies from where they lie.
 pub(super) struct BenchClient {
     end: End,
+    destination: String,
     pool: Pool,
     payload: Payload,
     bodies: Vec<Body>,
@@ -39,13 +40,15 @@ struct InFlight {
 }
 
 impl BenchClient {
+    /// Connects to the broker or service at `address`, to send in the way that `plan` says.
     pub(super) fn connect(
         address: &Address,
         engine: Engine,
         driver: Driver,
-        wait: Wait,
+        plan: &Plan,
     ) -> Result<Self, BenchError> {
-        let config = ClientConfig { driver: driver_config(engine, wait), ..ClientConfig::default() };
+        let config = ClientConfig { driver: driver_config(engine, plan.wait), ..ClientConfig::default() };
+        let destination = plan.destination.as_deref().unwrap_or(DESTINATION).to_owned();
         let connected = match driver {
             Driver::Own => Client::connect(address, config).map(|client| End::Own(Box::new(client))),
             Driver::Background => BackgroundClient::connect(address, config)
@@ -53,7 +56,7 @@ impl BenchClient {
         };
         let end = connected.map_err(|error| failed("client")(error.into()))?;
         let pool = Pool::new(PoolConfig::default()).map_err(|error| failed("client")(error.into()))?;
-        Ok(Self { end, pool, payload: Payload::new(1), bodies: Vec::new() })
+        Ok(Self { end, destination, pool, payload: Payload::new(1), bodies: Vec::new() })
     }
 
     pub(super) fn prepare(&mut self, size: usize) -> Result<(), BenchError> {
@@ -101,9 +104,9 @@ impl BenchClient {
             .share(&mut self.pool)
             .map_err(|error| failed("client")(error.into()))?;
         Ok(match &mut self.end {
-            End::Own(client) => client.start(DESTINATION, body, Lane::Normal, REPLY_TIMEOUT),
+            End::Own(client) => client.start(&self.destination, body, Lane::Normal, REPLY_TIMEOUT),
             End::Background { handle, .. } => {
-                handle.call_with(DESTINATION, body, Lane::Normal, REPLY_TIMEOUT)
+                handle.call_with(&self.destination, body, Lane::Normal, REPLY_TIMEOUT)
             }
         })
     }

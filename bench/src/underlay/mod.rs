@@ -14,9 +14,9 @@ use crate::plan::{Engine, Wait};
 use crate::roundtrip::Setting;
 use crate::subject::Subject;
 use subject::UnderlaySubject;
-use underlay::backend::tcp::EngineChoice;
+use underlay::backend::tcp::{EngineChoice, OpenError, TcpConfig, TcpWire};
 use underlay::driver::{DriverConfig, WaitMode};
-use underlay::pool::{Body, Pool, PoolError};
+use underlay::pool::{Body, Pool, PoolConfig, PoolError};
 
 /// The destination at which the service answers.
 pub const DESTINATION: &str = "echo";
@@ -35,19 +35,41 @@ pub fn open(setting: &Setting<'_>) -> Result<Vec<Box<dyn Subject>>, BenchError> 
     Ok(subjects)
 }
 
+/// How long a system may wait for its turn before its connections are given up, in milliseconds: a client whose
+/// driver is polled by its own thread says nothing while other systems have theirs. Ten minutes.
+const IDLE_TIMEOUT_MS: u32 = 600_000;
+
 /// A driver on this engine that waits so, and nothing else than that.
-pub(crate) fn driver_config(engine: Engine, wait: Wait) -> DriverConfig {
+pub(crate) fn driver_config(engine: impl Into<EngineChoice>, wait: Wait) -> DriverConfig {
     let mut config = DriverConfig::default();
     config.wait.mode = match wait {
         Wait::Adaptive => WaitMode::Adaptive,
         Wait::Spin => WaitMode::Spin,
         Wait::Sleep => WaitMode::Sleep,
     };
-    config.tcp.engine = match engine {
-        Engine::IoUring => EngineChoice::IoUring,
-        Engine::Epoll => EngineChoice::Epoll,
-    };
+    config.tcp.engine = engine.into();
+    config.connection.parameters.idle_timeout_ms = IDLE_TIMEOUT_MS;
     config
+}
+
+impl From<Engine> for EngineChoice {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::IoUring => Self::IoUring,
+            Engine::Epoll => Self::Epoll,
+        }
+    }
+}
+
+/// Why the TCP wire cannot run on io_uring here, found out by opening it; `None` if it can, or if something
+/// else is wrong that a run will name itself.
+pub(crate) fn io_uring_refusal() -> Option<String> {
+    let mut pool = Pool::new(PoolConfig::edge()).ok()?;
+    let config = TcpConfig { engine: EngineChoice::IoUring, ..TcpConfig::default() };
+    match TcpWire::open(config, &mut pool) {
+        Err(OpenError::IoUring { reason }) => Some(reason),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// The bodies of a size, made once in the pool's buffers to be shared: one pattern, of which each body is a window, so

@@ -2,14 +2,15 @@
 
 use std::io::Write;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use underlay::backend::tcp::EngineChoice;
 use underlay::driver::Address;
 use underlay::rpc::{Service, ServiceConfig};
 
 use super::{DESTINATION, driver_config, failed};
 use crate::child::exit_when_orphaned;
 use crate::error::BenchError;
-use crate::plan::{Engine, Wait};
+use crate::plan::Wait;
 
 /// Options of `service`.
 #[derive(Debug, Clone, Args)]
@@ -21,8 +22,8 @@ pub struct EchoOptions {
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
     /// How the wire is driven.
-    #[arg(long, value_enum, default_value = "io_uring")]
-    pub engine: Engine,
+    #[arg(long, value_enum, default_value = "auto")]
+    pub engine: ServiceEngine,
     /// How to wait.
     #[arg(long, value_enum, default_value = "adaptive")]
     pub wait: Wait,
@@ -32,6 +33,28 @@ pub struct EchoOptions {
     /// Ends when standard input does, so that whoever started it leaves nothing behind.
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
+}
+
+/// How the service's wire is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ServiceEngine {
+    /// By io_uring where the host allows it, else by epoll.
+    Auto,
+    /// By io_uring.
+    #[value(name = "io_uring")]
+    IoUring,
+    /// By epoll.
+    Epoll,
+}
+
+impl From<ServiceEngine> for EngineChoice {
+    fn from(engine: ServiceEngine) -> Self {
+        match engine {
+            ServiceEngine::Auto => Self::Auto,
+            ServiceEngine::IoUring => Self::IoUring,
+            ServiceEngine::Epoll => Self::Epoll,
+        }
+    }
 }
 
 /// Answers until the connection to the broker ends; for ever if it listens itself. Says on standard output,

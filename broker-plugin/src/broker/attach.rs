@@ -10,7 +10,7 @@ use underlay::proto::LinkId;
 use underlay::proto::control::{DetachCode, LinkRole};
 
 /// Why a link is refused, as a code and in words.
-struct Refusal(DetachCode, String);
+pub(super) struct Refusal(pub(super) DetachCode, pub(super) String);
 
 impl Broker {
     pub(super) fn attach(&mut self, core: &mut Core, connection: ConnectionId, request: AttachRequest) {
@@ -22,8 +22,7 @@ impl Broker {
             (Target::Named(name), LinkRole::Producer) => self.attach_producer(core, connection, link, name),
             (Target::Named(name), LinkRole::Consumer) => self.attach_consumer(core, connection, link, name),
             (Target::Reply(address), LinkRole::Consumer) => {
-                self.attach_reply(core, connection, link, *address);
-                Ok(())
+                self.attach_reply(core, connection, link, *address)
             }
             (Target::Reply(_), LinkRole::Producer) => {
                 let text = "replies are sent without a link; a reply address is only consumed from";
@@ -114,7 +113,7 @@ impl Broker {
             LinkUse::Unused => {}
             LinkUse::Producer(place) => self.forget_producer(core, place),
             LinkUse::Consumer(place) => self.forget_consumer(place),
-            LinkUse::Reply(place) => self.forget_reply(place),
+            LinkUse::Reply(place) => self.forget_reply(core, place),
         }
     }
 

@@ -136,6 +136,6 @@ impl Broker {
 
     fn has_work(&self) -> bool {
         let consumed = |queue: &super::Queue| queue.consumers > 0 && !queue.entries.is_empty();
-        self.queues.iter().any(consumed) || self.replies.any_held() || self.peers.owed_replies() > 0
+        self.queues.iter().any(consumed) || self.addresses.any_held() || self.peers.owed_replies() > 0
     }
 }

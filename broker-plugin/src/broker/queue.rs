@@ -109,7 +109,7 @@ impl Entry {
     }
 
     /// Lets go of receive buffers of which it uses little. Without a free buffer it stays as it is.
-    fn compact(&mut self, pool: &mut Pool) {
+    pub(super) fn compact(&mut self, pool: &mut Pool) {
         // The error says that the pool is empty, which is no reason to lose a message.
         let _ = self.message.body.compact(pool);
         if let Some(extensions) = &mut self.message.extensions

@@ -1,5 +1,6 @@
 //! Dense tables: places that are used again, found by an index.
 
+use super::ledger::Amount;
 use underlay::driver::ConnectionId;
 use underlay::proto::LinkId;
 
@@ -67,8 +68,14 @@ pub(super) struct Peer {
     links: Vec<LinkUse>,
     /// Requests that were delivered to it and not answered.
     pub(super) owed_replies: u64,
-    /// More waits to be sent to it than the mark says.
+    /// Its reply link; of several, the newest.
+    pub(super) reply_link: Option<usize>,
+    /// Replies that its links could not be given yet.
+    pub(super) held: Amount,
+    /// More waits for it than the mark says.
     pub(super) is_congested: bool,
+    /// Something was not sent to it for another reason than credit, and no event says when that is over.
+    pub(super) is_retried: bool,
 }
 
 /// The connections, by their places in the driver's table, checked against their whole names.

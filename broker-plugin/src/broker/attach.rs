@@ -61,7 +61,8 @@ impl Broker {
             self.queues[index].ledger.join();
         }
         let (held, refill_at) = (Amount::default(), Amount::default());
-        let producer = Producer { connection, link, route, held, refill_at, is_short: false };
+        let (is_short, is_starved) = (false, false);
+        let producer = Producer { connection, link, route, held, refill_at, is_short, is_starved };
         let place = self.producers.insert(producer);
         let credit = self.first_credit(place);
         if core.accept_link(connection, link, credit.into()).is_err() {
@@ -98,6 +99,9 @@ impl Broker {
         let consumer = Consumer { connection, link, queue: index, is_ready: false };
         let place = self.consumers.insert(consumer);
         self.peers.set_link(connection, link, LinkUse::Consumer(place));
+        if let Some(peer) = self.peers.find(connection) {
+            peer.consumers += 1;
+        }
         self.consumer_ready(core, place);
         Ok(())
     }
@@ -130,6 +134,9 @@ impl Broker {
 
     pub(super) fn forget_consumer(&mut self, place: usize) {
         let Some(consumer) = self.consumers.remove(place) else { return };
+        if let Some(peer) = self.peers.find(consumer.connection) {
+            peer.consumers -= 1;
+        }
         let queue = &mut self.queues[consumer.queue];
         queue.consumers -= 1;
         queue.ready.retain(|ready| *ready != place);

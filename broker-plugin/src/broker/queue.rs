@@ -140,6 +140,8 @@ pub(super) struct Producer {
     pub(super) refill_at: Amount,
     /// It stands in a queue's list of those that are short.
     pub(super) is_short: bool,
+    /// It was counted as left without credit, and has not been granted any since.
+    pub(super) is_starved: bool,
 }
 
 /// A link on which a peer takes from a queue.

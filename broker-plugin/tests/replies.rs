@@ -336,3 +336,37 @@ fn a_reply_whose_requester_takes_nothing_so_long_is_dropped_alone() {
     assert_eq!(scene.world.bodies(requester), ["request 2"]);
     assert_eq!(scene.world.stats().replies_too_long, 1);
 }
+
+/// A full send queue has no event of credit that brings back what was held for want of room.
+#[test]
+fn replies_held_behind_a_full_send_queue_follow_when_it_has_room() {
+    let limits = LimitSettings {
+        congestion_messages: 16,
+        send_queue_messages_max: 32,
+        held_replies_max: 8,
+        ..LimitSettings::default()
+    };
+    let mut scene = Scene::new(work().limits(limits));
+    scene.world.state(scene.service).echoes = true;
+    let sleeper = scene.world.client();
+    scene.world.reply_address(sleeper, &SECRET, PLENTY);
+    let asleep = scene.world.clients.remove(sleeper);
+    let mut asked = 0;
+    while scene.world.stats().replies_held < 8 {
+        let client = &mut scene.world.clients[scene.requester];
+        let mut request = client.message(scene.link, Request, &[7; 1500]);
+        request.head.reply_address = Some(ReplyAddress::of(&SECRET));
+        assert!(client.send_message(request));
+        scene.world.settle();
+        asked += 1;
+        assert!(asked < 100_000, "nothing was ever held");
+    }
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    scene.world.clients.push(asleep);
+    let end = std::time::Instant::now() + support::PATIENCE;
+    while scene.world.state(sleeper).received.len() < asked {
+        assert!(std::time::Instant::now() < end, "{:?}", scene.world.stats());
+        scene.world.settle();
+    }
+    assert_eq!(scene.world.stats().replies_overflowed, 0);
+}

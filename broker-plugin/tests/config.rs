@@ -280,6 +280,11 @@ fn the_pools_budget_is_the_sum_of_its_terms_unless_it_is_given() {
     assert_eq!(queue.bytes, (64 << 20) * 4 + 10_000 * (256 + 4096));
     let more = parse(&format!("{LEAST}messages_max = 20000\n")).unwrap();
     assert_eq!(PoolBudget::of(&more).derived_bytes() - sum, 10_000 * (256 + 4096));
+    let held = |config: &Config| {
+        PoolBudget::of(config).terms().iter().find(|term| term.name == "held replies").unwrap().bytes
+    };
+    let longer = parse(&format!("{LEAST}[limits]\nheld_reply_bytes_max = 1049576\n")).unwrap();
+    assert_eq!(held(&longer) - held(&config), 1000 * 4 * 1000);
     let given = parse(&format!("[broker]\npool_bytes_max = 8388608\n{LEAST}")).unwrap();
     assert_eq!(PoolBudget::of(&given).bytes_max(), 8 << 20);
     assert_eq!(PoolBudget::of(&given).shortfall(), Some(8 << 20));

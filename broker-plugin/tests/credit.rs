@@ -4,8 +4,10 @@ mod support;
 
 use std::time::Duration;
 use support::{PLENTY, World, room};
+use underlay::message::Message;
 use underlay::proto::control::{CloseCode, DetachCode, LinkRole};
 use underlay::proto::record::MessageKind;
+use underlay::proto::{ReplyAddress, ReplySecret};
 use underlay_broker::Config;
 use underlay_broker::config::{
     BindingSettings, BrokerSettings, ExchangeSettings, ExchangeType, LimitSettings, QueueSettings,
@@ -203,6 +205,96 @@ fn a_producer_gets_no_more_credit_while_its_connection_takes_nothing() {
     world.clients.push(asleep);
     world.settle();
     assert_eq!(granted(&mut world), 4, "it is granted again when it has read");
+}
+
+#[test]
+fn a_producer_that_attaches_while_its_connection_is_congested_is_granted_when_that_is_over() {
+    let limits = LimitSettings { congestion_messages: 16, link_messages_max: 4, ..LimitSettings::default() };
+    let builder = Config::builder().limits(limits).queue(queue("in", 5000, 2)).queue(queue("idle", 5000, 2));
+    let mut world = World::new(builder);
+    let (feeder, sleeper) = (world.client(), world.client());
+    let feed = world.producer(feeder, "in");
+    world.consumer(sleeper, "in", PLENTY);
+    let mut asleep = world.clients.remove(sleeper);
+    while world.stats().congestions == 0 {
+        assert!(world.clients[feeder].send(feed, MessageKind::Message, &[0; 1500]));
+        world.settle();
+    }
+    // It asks before it has read anything: the broker hears of it while it is congested.
+    let link = asleep.ask(LinkRole::Producer, "idle", room(0));
+    let end = std::time::Instant::now() + support::PATIENCE;
+    while world.stats().queues[1].producers == 0 {
+        assert!(std::time::Instant::now() < end, "the broker does not hear of it");
+        asleep.driver.turn().unwrap();
+        world.broker.turn().unwrap();
+    }
+    assert_eq!(world.stats().queues[1].granted, 0, "it attached without credit");
+    world.clients.push(asleep);
+    world.settle();
+    // Nothing ever happens at the queue that could call it back.
+    assert_eq!(world.stats().queues[1].granted, 4);
+    assert!(world.clients[1].send(link, MessageKind::Message, b"x"));
+    assert_eq!(world.stats().queues[1].full_pushes, 0, "the queue had room all the time");
+}
+
+#[test]
+fn a_producer_left_without_credit_counts_once_however_often_it_is_looked_at() {
+    let mut world = World::new(Config::builder().queue(queue("q", 8, 2)));
+    let (left, right, receiver) = (world.client(), world.client(), world.client());
+    let links = [world.producer(left, "q"), world.producer(right, "q")];
+    let consumer = world.consumer(receiver, "q", room(0));
+    fill(&mut world, left, links[0], b"x");
+    fill(&mut world, right, links[1], b"x");
+    assert_eq!(world.stats().queues[0].depth, 8);
+    let before = world.stats().queues[0].full_pushes;
+    assert!((1..=2).contains(&before), "{before}");
+    // Both stay without credit, whoever comes and goes.
+    for _ in 0..20 {
+        let link = world.consumer(receiver, "q", room(0));
+        let connection = world.clients[receiver].connection;
+        world.clients[receiver].core().detach_link(connection, link, DetachCode::Normal, "");
+        world.grant(receiver, consumer, room(0));
+    }
+    assert_eq!(world.stats().queues[0].full_pushes, before);
+    // One that is granted more and uses it up counts again, each time once.
+    for round in 1..=5 {
+        world.grant(receiver, consumer, room(8));
+        fill(&mut world, left, links[0], b"x");
+        fill(&mut world, right, links[1], b"x");
+        let counted = world.stats().queues[0].full_pushes - before;
+        assert!(counted <= 2 * round, "{counted} in {round} rounds of two producers");
+    }
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_answers_of_a_service_that_has_gone() {
+    let broker = BrokerSettings { drain_timeout_ms: 3_600_000, ..BrokerSettings::default() };
+    let mut world = World::new(Config::builder().broker(broker).queue(queue("q", 100, 2)));
+    let (asker, service) = (world.client(), world.client());
+    let link = world.producer(asker, "q");
+    let consumers = [world.consumer(service, "q", PLENTY), world.consumer(service, "q", PLENTY)];
+    let secret = ReplySecret([5; 32]);
+    world.reply_address(asker, &secret, PLENTY);
+    for number in 0..2 {
+        let mut request = world.clients[asker].message(link, MessageKind::Request, b"x");
+        request.head.reply_address = Some(ReplyAddress::of(&secret));
+        assert!(world.clients[asker].send_message(request), "{number}");
+    }
+    world.settle();
+    let connection = world.clients[service].connection;
+    world.clients[service].core().detach_link(connection, consumers[0], DetachCode::Normal, "");
+    world.settle();
+    // It has its right to answer all the same.
+    let (core, broker) = world.broker.parts();
+    broker.shut_down(core);
+    world.settle();
+    assert_eq!(world.state(asker).closed, [], "the service may still answer");
+    let head = world.state(service).received.remove(0).head;
+    assert!(world.clients[service].send_message(Message::reply_to(&head, Default::default())));
+    world.clients[service].core().detach_link(connection, consumers[1], DetachCode::Normal, "");
+    world.settle();
+    assert_eq!(world.stats().replies_routed, 1);
+    assert_eq!(world.state(asker).closed.len(), 1, "nobody is left to wait for");
 }
 
 #[test]

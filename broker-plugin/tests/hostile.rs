@@ -15,11 +15,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use support::{ClientDriver, PATIENCE, PLENTY, client_config, room};
 use underlay::backend::inproc::InprocNetwork;
-use underlay::connection::LinkRoom;
+use underlay::connection::{ConnectionEvent, LinkRoom};
 use underlay::driver::Address;
 use underlay::message::Message;
-use underlay::proto::control::{Address as LinkAddress, LinkRole};
+use underlay::proto::control::{Address as LinkAddress, DetachCode, LinkRole};
 use underlay::proto::record::MessageKind;
+use underlay::proto::text::Name;
 use underlay::proto::{ReplyAddress, ReplySecret};
 
 const CONFIG: &str = r#"
@@ -262,6 +263,38 @@ fn a_link_that_was_never_attached() {
         read_to_end(&mut peer.stream);
     });
     is_named(&log, "4001", &[("misbehaved.LinkUnknown", 1)]);
+}
+
+/// It asks for what there is not, over and over: each is refused, and the counter says how many.
+#[test]
+fn destinations_that_there_are_not() {
+    const TIMES: u64 = 200;
+    let log = attack(|process, traffic| {
+        let mut peer = RawPeer::connect(&process.address);
+        for number in 0..TIMES {
+            let role = if number % 2 == 0 { LinkRole::Producer } else { LinkRole::Consumer };
+            let name = format!("wor{number}");
+            let name = Name::new(&name).unwrap();
+            let none = LinkRoom { messages: 0, bytes: 0 };
+            let asked = peer.connection.attach(role, LinkAddress::Named(name), none).unwrap();
+            peer.until(|event| match event {
+                ConnectionEvent::Detached { link, code, text, .. } => {
+                    assert_eq!((*link, *code), (asked, DetachCode::NoSuchDestination), "{text}");
+                    true
+                }
+                event => panic!("{event:?}"),
+            });
+            if number % 50 == 0 {
+                traffic.goes_on();
+            }
+        }
+        // That is no fault for which it would lose its connection.
+        peer.produce("work");
+    });
+    is_named(&log, "there is no destination 'wor0'", &[("broker.links_refused", TIMES)]);
+    assert_eq!(figure(&log, "closed.misbehaved"), 0, "{log}");
+    // The log grows with the logarithm of the attack.
+    assert_eq!(log.matches("a link was refused").count(), 8, "{log}");
 }
 
 #[test]

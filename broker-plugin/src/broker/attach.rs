@@ -10,7 +10,7 @@ use underlay::proto::LinkId;
 use underlay::proto::control::{DetachCode, LinkRole};
 
 /// Why a link is refused, as a code and in words.
-struct Refusal(DetachCode, String);
+pub(super) struct Refusal(pub(super) DetachCode, pub(super) String);
 
 impl Broker {
     pub(super) fn attach(&mut self, core: &mut Core, connection: ConnectionId, request: AttachRequest) {
@@ -22,8 +22,7 @@ impl Broker {
             (Target::Named(name), LinkRole::Producer) => self.attach_producer(core, connection, link, name),
             (Target::Named(name), LinkRole::Consumer) => self.attach_consumer(core, connection, link, name),
             (Target::Reply(address), LinkRole::Consumer) => {
-                self.attach_reply(core, connection, link, *address);
-                Ok(())
+                self.attach_reply(core, connection, link, *address)
             }
             (Target::Reply(_), LinkRole::Producer) => {
                 let text = "replies are sent without a link; a reply address is only consumed from";
@@ -62,7 +61,8 @@ impl Broker {
             self.queues[index].ledger.join();
         }
         let (held, refill_at) = (Amount::default(), Amount::default());
-        let producer = Producer { connection, link, route, held, refill_at, is_short: false };
+        let (is_short, is_starved) = (false, false);
+        let producer = Producer { connection, link, route, held, refill_at, is_short, is_starved };
         let place = self.producers.insert(producer);
         let credit = self.first_credit(place);
         if core.accept_link(connection, link, credit.into()).is_err() {
@@ -99,6 +99,9 @@ impl Broker {
         let consumer = Consumer { connection, link, queue: index, is_ready: false };
         let place = self.consumers.insert(consumer);
         self.peers.set_link(connection, link, LinkUse::Consumer(place));
+        if let Some(peer) = self.peers.find(connection) {
+            peer.consumers += 1;
+        }
         self.consumer_ready(core, place);
         Ok(())
     }
@@ -114,7 +117,7 @@ impl Broker {
             LinkUse::Unused => {}
             LinkUse::Producer(place) => self.forget_producer(core, place),
             LinkUse::Consumer(place) => self.forget_consumer(place),
-            LinkUse::Reply(place) => self.forget_reply(place),
+            LinkUse::Reply(place) => self.forget_reply(core, place),
         }
     }
 
@@ -131,6 +134,9 @@ impl Broker {
 
     pub(super) fn forget_consumer(&mut self, place: usize) {
         let Some(consumer) = self.consumers.remove(place) else { return };
+        if let Some(peer) = self.peers.find(consumer.connection) {
+            peer.consumers -= 1;
+        }
         let queue = &mut self.queues[consumer.queue];
         queue.consumers -= 1;
         queue.ready.retain(|ready| *ready != place);

@@ -1,9 +1,11 @@
 //! Connections that take less than is sent to them.
 //!
-//! One of them counts as congested when more waits to be sent to it than a mark. It gets no more deliveries from
-//! queues, and its own producers get no more credit: a client that asks and never reads the answers stops itself and
-//! nobody else. It is relieved when half of the mark is left, which is looked at in each turn; when it takes nothing
-//! for too long, its connection ends by itself.
+//! One of them counts as congested when more waits for it than a mark: in its connection, to be sent, or here, as
+//! replies that its links have no credit for. Half of the replies that may be held for it are such a mark, too, so
+//! that what its producers have in hand when they are stopped still finds a place. A congested connection gets no more
+//! deliveries from queues, and its own producers get no more credit: a client that asks and never reads the answers
+//! stops itself and nobody else. It is relieved when half of each mark is left, which is looked at in each turn; when
+//! it takes nothing of what is sent to it for too long, its connection ends by itself.
 
 use super::Broker;
 use super::ledger::Amount;
@@ -21,9 +23,15 @@ impl Broker {
 
     /// Looks at a connection that something was sent to.
     pub(super) fn watch(&mut self, core: &mut Core, connection: ConnectionId) {
-        if !waiting(core, connection).is_within(self.rules.congestion) {
+        let held = self.held(connection);
+        let total = waiting(core, connection).plus(held);
+        if !total.is_within(self.rules.congestion) || !held.is_within(self.rules.held_max.half()) {
             self.set_congested(core, connection);
         }
+    }
+
+    fn held(&mut self, connection: ConnectionId) -> Amount {
+        self.peers.find(connection).map_or(Amount::default(), |peer| peer.held)
     }
 
     pub(super) fn set_congested(&mut self, core: &Core, connection: ConnectionId) {
@@ -40,6 +48,9 @@ impl Broker {
     /// what waits on it has left, and not at once, as buffers that others hold come back without an event.
     pub(super) fn retry_later(&mut self, core: &mut Core, connection: ConnectionId) {
         self.set_congested(core, connection);
+        if let Some(peer) = self.peers.find(connection) {
+            peer.is_retried = true;
+        }
         self.retry_at = core.now() + RETRY;
         core.set_timer(self.retry_timer(), self.retry_at);
     }
@@ -54,7 +65,10 @@ impl Broker {
         while let Some(&connection) = self.congested.get(at) {
             if self.peers.find(connection).is_none() {
                 self.congested.swap_remove(at);
-            } else if waiting(core, connection).is_within(self.rules.congestion.half()) {
+                continue;
+            }
+            self.retry_held(core, connection);
+            if self.is_relieved(core, connection) {
                 self.congested.swap_remove(at);
                 self.resume(core, connection);
                 relieved = true;
@@ -65,10 +79,34 @@ impl Broker {
         relieved
     }
 
+    fn is_relieved(&mut self, core: &mut Core, connection: ConnectionId) -> bool {
+        let held = self.held(connection);
+        let total = waiting(core, connection).plus(held);
+        total.is_within(self.rules.congestion.half()) && held.is_within(self.rules.held_max.half().half())
+    }
+
+    /// Replies that were held for want of buffers or of room, and not of credit, have no event that brings them back,
+    /// and would keep their connection congested themselves: they are tried again when what waits before them has left.
+    fn retry_held(&mut self, core: &mut Core, connection: ConnectionId) {
+        let is_clear = waiting(core, connection).is_within(self.rules.congestion.half());
+        let Some(peer) = self.peers.find(connection).filter(|peer| is_clear && peer.is_retried) else {
+            return;
+        };
+        peer.is_retried = false;
+        let mut place = 0;
+        while let Some(what) = self.peers.link_at(connection, place) {
+            place += 1;
+            if let LinkUse::Reply(reply) = what {
+                self.flush_held(core, reply);
+            }
+        }
+    }
+
     /// Gives a connection that is not congested any more what it has missed.
     fn resume(&mut self, core: &mut Core, connection: ConnectionId) {
         if let Some(peer) = self.peers.find(connection) {
             peer.is_congested = false;
+            peer.is_retried = false;
         }
         let mut place = 0;
         while let Some(what) = self.peers.link_at(connection, place) {

@@ -2,7 +2,7 @@
 //!
 //! A broker that is told to stop listens no more, refuses links and grants no credit. Then it waits, at most
 //! `drain_timeout_ms`, until its queues are empty as far as somebody consumes from them, until the requests that it
-//! delivered are answered, and until nobody is owed a reply that is held. Then it closes all connections, each after
+//! delivered are answered (as far as their service has not ended its consuming links), and until nobody is owed a reply that is held. Then it closes all connections, each after
 //! what waits to be sent on it, and ends its driver's loop. A second order stops it at once.
 
 use super::{Broker, stats};
@@ -136,6 +136,6 @@ impl Broker {
 
     fn has_work(&self) -> bool {
         let consumed = |queue: &super::Queue| queue.consumers > 0 && !queue.entries.is_empty();
-        self.queues.iter().any(consumed) || self.replies.any_held() || self.peers.owed_replies() > 0
+        self.queues.iter().any(consumed) || self.addresses.any_held() || self.peers.any_reply_awaited()
     }
 }

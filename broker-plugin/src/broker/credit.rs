@@ -74,11 +74,17 @@ impl Broker {
     /// A producer was told what it may send.
     pub(super) fn granted(&mut self, place: usize, room: Amount) {
         self.set_held(place, room);
-        if let Some(producer) = self.producers.at_mut(place) {
-            producer.refill_at = room.half();
-            if room.is_blocking() {
-                self.note_short(place);
-            }
+        let Some(producer) = self.producers.at_mut(place) else { return };
+        producer.refill_at = room.half();
+        if !room.is_blocking() {
+            producer.is_starved = false;
+            return;
+        }
+        // One whose connection is congested is not short of a queue's room, and no queue would call it back: it is
+        // granted when its connection is relieved, which passes over those that stand in a queue's list.
+        let connection = producer.connection;
+        if !self.is_congested(connection) {
+            self.note_short(place);
         }
     }
 
@@ -107,7 +113,8 @@ impl Broker {
         producer.is_short = true;
         let queue = &mut self.queues[index];
         queue.short.push_back(place);
-        if held.is_blocking() {
+        // Once, however often it is looked at again before it gets something.
+        if held.is_blocking() && !std::mem::replace(&mut producer.is_starved, true) {
             queue.counts.full_pushes += 1;
         }
     }

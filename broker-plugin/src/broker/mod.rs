@@ -17,6 +17,7 @@
 //!
 //! What it must never know: which wire a connection runs on, what is in a body, and how frames are packed.
 
+mod addresses;
 mod attach;
 mod catalog;
 mod congestion;
@@ -34,11 +35,11 @@ pub(crate) use stats::report;
 pub use stats::{BrokerStats, QueueStats};
 
 use crate::config::Config;
+use addresses::Addresses;
 use catalog::Catalog;
 use control::{Command, Phase};
 use ledger::Amount;
 use queue::{Consumer, Producer, Queue};
-use replies::Replies;
 use std::sync::mpsc;
 use std::time::Duration;
 use tables::{LinkUse, Peers, Slab};
@@ -58,7 +59,7 @@ pub struct Broker {
     queues: Vec<Queue>,
     producers: Slab<Producer>,
     consumers: Slab<Consumer>,
-    replies: Replies,
+    addresses: Addresses,
     peers: Peers,
     /// Connections that have more to take than the mark says; looked at in each turn.
     congested: Vec<ConnectionId>,
@@ -75,7 +76,8 @@ pub struct Broker {
 struct Rules {
     window: Amount,
     congestion: Amount,
-    held_replies_max: usize,
+    /// What may be held for one reply address, and for one connection.
+    held_max: Amount,
     hops_max: u8,
     drain_timeout: Duration,
     close_timeout: Duration,
@@ -91,7 +93,7 @@ impl Broker {
             rules: Rules {
                 window,
                 congestion: Amount::new(limits.congestion_messages, limits.congestion_bytes),
-                held_replies_max: limits.held_replies_max as usize,
+                held_max: Amount::new(limits.held_replies_max, limits.held_reply_bytes_max),
                 hops_max: limits.hops_max as u8,
                 drain_timeout: Duration::from_millis(settings.broker.drain_timeout_ms),
                 close_timeout: Duration::from_millis(limits.close_timeout_ms),
@@ -100,7 +102,7 @@ impl Broker {
             queues: settings.queue.iter().map(|queue| Queue::new(queue, window)).collect(),
             producers: Slab::new(),
             consumers: Slab::new(),
-            replies: Replies::new(),
+            addresses: Addresses::new(),
             peers: Peers::default(),
             congested: Vec::new(),
             retry_at: Timestamp::ZERO,

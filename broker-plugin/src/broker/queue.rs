@@ -109,7 +109,7 @@ impl Entry {
     }
 
     /// Lets go of receive buffers of which it uses little. Without a free buffer it stays as it is.
-    fn compact(&mut self, pool: &mut Pool) {
+    pub(super) fn compact(&mut self, pool: &mut Pool) {
         // The error says that the pool is empty, which is no reason to lose a message.
         let _ = self.message.body.compact(pool);
         if let Some(extensions) = &mut self.message.extensions
@@ -140,6 +140,8 @@ pub(super) struct Producer {
     pub(super) refill_at: Amount,
     /// It stands in a queue's list of those that are short.
     pub(super) is_short: bool,
+    /// It was counted as left without credit, and has not been granted any since.
+    pub(super) is_starved: bool,
 }
 
 /// A link on which a peer takes from a queue.

@@ -24,7 +24,7 @@ impl Broker {
         let is_reply = message.head.kind == MessageKind::Reply;
         match self.pass_hop(core, connection, message) {
             Some(entry) if is_reply => self.route_reply(core, connection, entry),
-            Some(entry) => self.route(core, producer, entry),
+            Some(entry) => self.route(core, connection, producer, entry),
             None => {}
         }
         if let Some(place) = producer {
@@ -47,13 +47,14 @@ impl Broker {
     }
 
     /// Gives a message to each queue of its route; all but the last get a share of the same body.
-    fn route(&mut self, core: &mut Core, producer: Option<usize>, entry: Entry) {
+    fn route(&mut self, core: &mut Core, connection: ConnectionId, producer: Option<usize>, entry: Entry) {
         let Some(route) = producer.and_then(|place| self.producers.at(place)).map(|it| it.route) else {
             super::count(&mut self.stats.late, |dropped| {
                 tracing::info!(dropped, "a message came on a link that had ended");
             });
             return;
         };
+        self.learn_requester(connection, &entry.message.head);
         let last = self.catalog.route(route).len() - 1;
         for step in 0..last {
             let index = self.catalog.route(route)[step];

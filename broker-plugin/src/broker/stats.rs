@@ -24,7 +24,8 @@ pub struct BrokerStats {
     pub replies_for_nobody: u64,
     /// Replies dropped because their sender had no request to answer.
     pub replies_unsolicited: u64,
-    /// Replies dropped because `held_replies_max` were held for their address.
+    /// Replies dropped because as much was held for their address, or their connection, as `held_replies_max` and
+    /// `held_reply_bytes_max` allow.
     pub replies_overflowed: u64,
     /// Replies dropped because their requester cannot take one so long.
     pub replies_too_long: u64,
@@ -40,8 +41,8 @@ pub struct BrokerStats {
     pub links_attached: u64,
     /// Links that were refused: no such destination, a limit, or a broker that is stopping.
     pub links_refused: u64,
-    /// Reply addresses that a later attachment took over.
-    pub takeovers: u64,
+    /// Reply links whose address had another one.
+    pub addresses_shared: u64,
     /// Consumers detached because they cannot take messages as long as their queue's.
     pub consumers_too_small: u64,
     /// Times that a connection became congested: it took less than was sent to it.
@@ -112,7 +113,7 @@ impl BrokerStats {
             ("shares_dropped", self.shares_dropped),
             ("links_attached", self.links_attached),
             ("links_refused", self.links_refused),
-            ("takeovers", self.takeovers),
+            ("addresses_shared", self.addresses_shared),
             ("consumers_too_small", self.consumers_too_small),
             ("congestions", self.congestions),
         ]

@@ -1,5 +1,6 @@
 //! Dense tables: places that are used again, found by an index.
 
+use super::ledger::Amount;
 use underlay::driver::ConnectionId;
 use underlay::proto::LinkId;
 
@@ -67,8 +68,16 @@ pub(super) struct Peer {
     links: Vec<LinkUse>,
     /// Requests that were delivered to it and not answered.
     pub(super) owed_replies: u64,
-    /// More waits to be sent to it than the mark says.
+    /// Its links that consume from queues.
+    pub(super) consumers: u64,
+    /// Its reply link; of several, the newest.
+    pub(super) reply_link: Option<usize>,
+    /// Replies that its links could not be given yet.
+    pub(super) held: Amount,
+    /// More waits for it than the mark says.
     pub(super) is_congested: bool,
+    /// Something was not sent to it for another reason than credit, and no event says when that is over.
+    pub(super) is_retried: bool,
 }
 
 /// The connections, by their places in the driver's table, checked against their whole names.
@@ -129,8 +138,10 @@ impl Peers {
         self.find(id)?.links.get_mut(place).map(std::mem::take)
     }
 
-    pub(super) fn owed_replies(&self) -> u64 {
-        self.table.iter().map(|peer| peer.owed_replies).sum()
+    /// Whether replies are still to be waited for. Not from one that has ended its last consuming link: it may answer
+    /// what it was given, and has its right to, but it has said that it is going, and perhaps never will.
+    pub(super) fn any_reply_awaited(&self) -> bool {
+        self.table.iter().any(|peer| peer.owed_replies > 0 && peer.consumers > 0)
     }
 }
 

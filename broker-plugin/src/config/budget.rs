@@ -66,6 +66,18 @@ impl PoolBudget {
                 broker.connections_max, limits.congestion_bytes
             ),
         );
+        let small = BUFFER_CLASSES[0] as u64;
+        let held =
+            limits.held_reply_bytes_max * HELD_PER_BYTE + limits.held_replies_max.saturating_mul(small * 2);
+        add(
+            "held replies",
+            broker.connections_max.saturating_mul(held),
+            format!(
+                "connections_max {} x {held}: held_reply_bytes_max {} x {HELD_PER_BYTE}, as for queues, and \
+                 held_replies_max {} x 2 of the smallest buffers",
+                broker.connections_max, limits.held_reply_bytes_max, limits.held_replies_max
+            ),
+        );
         add(
             "long messages",
             limits.long_messages_expected.saturating_mul(limits.message_bytes_max),

@@ -145,6 +145,7 @@ pub const OPTIONS: &[OptionRule] = &[
     number("limits", "link_messages_max", "messages", 1, MESSAGES_MAX),
     number("limits", "link_bytes_max", "bytes", 1, BYTES_MAX),
     number("limits", "held_replies_max", "messages", 0, MESSAGES_MAX),
+    number("limits", "held_reply_bytes_max", "bytes", 0, BYTES_MAX),
     number("limits", "hops_max", "hops", 1, 255),
     number("limits", "long_messages_expected", "messages", 0, 1_000_000),
 ];

@@ -282,6 +282,9 @@ pub struct LimitSettings {
     /// Replies that are held for one reply address whose process takes no more for the moment. Default 1,024. Beyond
     /// it they are dropped and counted.
     pub held_replies_max: u64,
+    /// The same in bytes of bodies and extensions. Default 1 MiB. A single reply may be longer. Both hold for one
+    /// connection, too, whatever the number of its addresses.
+    pub held_reply_bytes_max: u64,
     /// Hops that a message may have behind it; one with more is dropped and counted. Default 16.
     pub hops_max: u64,
     /// How many long messages (above `eager_bytes_max`) are expected to be under way at the same time. Default 8. It
@@ -315,6 +318,7 @@ impl Default for LimitSettings {
             link_messages_max: 1_024,
             link_bytes_max: 4 << 20,
             held_replies_max: 1_024,
+            held_reply_bytes_max: 1 << 20,
             hops_max: 16,
             long_messages_expected: 8,
         }

@@ -61,6 +61,7 @@ fn check_limits(limits: &LimitSettings) -> Result<(), ConfigFault> {
         ("link_messages_max", limits.link_messages_max),
         ("link_bytes_max", limits.link_bytes_max),
         ("held_replies_max", limits.held_replies_max),
+        ("held_reply_bytes_max", limits.held_reply_bytes_max),
         ("hops_max", limits.hops_max),
         ("long_messages_expected", limits.long_messages_expected),
     ];

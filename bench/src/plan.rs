@@ -270,7 +270,6 @@ impl Plan {
         let pace = pace(options)?;
         let messages = messages(options, &pace)?;
         check_elsewhere(options)?;
-        check_one_client(options)?;
         check_targets(options)?;
         let floors = floors(options)?;
         check_spinning(options, &floors)?;
@@ -438,21 +437,6 @@ fn check_elsewhere(options: &RoundtripOptions) -> Result<(), BenchError> {
             placement.name(),
             format!("pins broker and service, but those at {address} were not started here"),
             "use unpinned, and pin each process where it is started (taskset)",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// A process has one reply address, and at one broker one connection at a time has it. Brokers that are started
-/// here are one for each system.
-fn check_one_client(options: &RoundtripOptions) -> Result<(), BenchError> {
-    let systems = options.engine.engines().len() * options.driver.drivers().len();
-    match &options.connect {
-        Some(address) if options.topology == Topology::Broker && systems > 1 => Err(BenchError::refuse(
-            "connect",
-            address,
-            format!("{systems} systems would share this process's one reply address at one broker"),
-            "name one --engine, io_uring or epoll, and one --driver",
         )),
         _ => Ok(()),
     }

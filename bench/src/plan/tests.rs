@@ -55,7 +55,6 @@ fn refusals_name_value_limit_and_way_out() {
         (&["--sizes", "ten"], &["ten", "64KiB"]),
         (&["--placement", "split", "--connect", "127.0.0.1:1"], &["--placement split", "taskset"]),
         (&["--connect", "nowhere", "--engine", "epoll"], &["--connect nowhere", "HOST:PORT"]),
-        (&["--connect", "127.0.0.1:1"], &["--connect 127.0.0.1:1", "2 systems", "name one --engine"]),
         (&["--connect", "127.0.0.1:1", "--engine", "epoll", "--floor"], &["--floor", "--floor-connect"]),
         (&["--destination", "mine"], &["--destination mine", "add --connect"]),
         (&["--floor-connect", "yield=127.0.0.1:1"], &["yield=127.0.0.1:1", "add --floor"]),

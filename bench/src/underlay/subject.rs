@@ -108,6 +108,10 @@ fn start_broker(
     }
     let mut command = Command::new(program);
     command.arg("--config").arg(configuration).arg("--exit-with-stdin");
+    if std::env::var_os("RUST_LOG").is_none() {
+        // Its ordinary log has no place in a report of figures.
+        command.env("RUST_LOG", "warn");
+    }
     let (broker, line) = ChildProcess::start(command, Role::Broker, &setting.layout)?;
     children.push(broker);
     let place = line.split_once("tcp://").map(|(_, rest)| rest.split(' ').next().unwrap_or(rest));

@@ -110,11 +110,11 @@ impl Config {
             parameters: limits.parameters(),
             handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
             frame_timeout: Duration::from_millis(limits.frame_timeout_ms),
+            bulk_timeout: Duration::from_millis(limits.bulk_timeout_ms),
             send_timeout: Duration::from_millis(limits.send_timeout_ms),
             close_timeout: Duration::from_millis(limits.close_timeout_ms),
             send_queue_messages_max: limits.send_queue_messages_max as usize,
             send_queue_bytes_max: limits.send_queue_bytes_max,
-            ..ConnectionConfig::default()
         }
     }
 }

@@ -136,6 +136,7 @@ pub const OPTIONS: &[OptionRule] = &[
     number("limits", "head_bytes_max", "bytes", 512, HEAD_BYTES_MAX as u64),
     number("limits", "handshake_timeout_ms", "milliseconds", 1, DAY_MS),
     number("limits", "frame_timeout_ms", "milliseconds", 1, DAY_MS),
+    number("limits", "bulk_timeout_ms", "milliseconds", 1, DAY_MS),
     number("limits", "send_timeout_ms", "milliseconds", 1, DAY_MS),
     number("limits", "close_timeout_ms", "milliseconds", 1, DAY_MS),
     number("limits", "send_queue_messages_max", "messages", 1, MESSAGES_MAX),

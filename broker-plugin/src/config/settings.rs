@@ -260,6 +260,9 @@ pub struct LimitSettings {
     pub handshake_timeout_ms: u64,
     /// Milliseconds within which a frame must be complete after its first byte. Default 10,000.
     pub frame_timeout_ms: u64,
+    /// For the next chunk of a bulk message that has begun, milliseconds. Default 60,000; urgent messages may keep it
+    /// back for long. What has arrived of it is held meanwhile.
+    pub bulk_timeout_ms: u64,
     /// Milliseconds within which what waits to be sent must make progress. Default 10,000.
     pub send_timeout_ms: u64,
     /// Milliseconds that a peer has to take a close. Default 1,000.
@@ -309,6 +312,7 @@ impl Default for LimitSettings {
             head_bytes_max: parameters.head_bytes_max.into(),
             handshake_timeout_ms: 5_000,
             frame_timeout_ms: 10_000,
+            bulk_timeout_ms: 60_000,
             send_timeout_ms: 10_000,
             close_timeout_ms: 1_000,
             send_queue_messages_max: 65_536,

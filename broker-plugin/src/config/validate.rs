@@ -52,6 +52,7 @@ fn check_limits(limits: &LimitSettings) -> Result<(), ConfigFault> {
         ("head_bytes_max", limits.head_bytes_max),
         ("handshake_timeout_ms", limits.handshake_timeout_ms),
         ("frame_timeout_ms", limits.frame_timeout_ms),
+        ("bulk_timeout_ms", limits.bulk_timeout_ms),
         ("send_timeout_ms", limits.send_timeout_ms),
         ("close_timeout_ms", limits.close_timeout_ms),
         ("send_queue_messages_max", limits.send_queue_messages_max),

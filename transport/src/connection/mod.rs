@@ -145,7 +145,7 @@ pub enum CloseReason {
     #[error("a frame was not complete {0:?} after its first byte (frame_timeout_ms)")]
     FrameTimeout(Duration),
     /// A bulk message began and did not go on.
-    #[error("the next chunk of a bulk message did not come for {0:?} (bulk_timeout)")]
+    #[error("the next chunk of a bulk message did not come for {0:?} (bulk_timeout_ms)")]
     BulkTimeout(Duration),
     /// Nothing arrived for too long.
     #[error("the peer said nothing for {0:?} (idle_timeout_ms)")]

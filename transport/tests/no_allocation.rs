@@ -1,44 +1,15 @@
 //! After warm-up, taking a message in, packing it, cutting the stream and taking it out again allocate nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/allocations.rs"]
+mod allocations;
 
+use allocations::ALLOCATIONS;
 use underlay::message::Message;
 use underlay::packing::{Announcement, Inbox, Outbox, PackingRules, Parsed, Windows};
 use underlay::pool::{BUFFER_BYTES_MAX, Body, GatherList, Pool, PoolConfig};
 use underlay::proto::credit::SendWindow;
 use underlay::proto::record::MessageKind;
 use underlay::proto::{LinkId, Parameters};
-
-thread_local! {
-    /// Counted by thread: the test harness has threads of its own.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it is; the counter allocates nothing and has no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 struct Ends {
     pool: Pool,

@@ -1,8 +1,9 @@
 //! After warm-up, requests and replies between two connections allocate nothing, credit and grants included.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/allocations.rs"]
+mod allocations;
 
+use allocations::ALLOCATIONS;
 use underlay::connection::{Connection, ConnectionConfig, ConnectionEvent, Identity, LinkRoom};
 use underlay::message::Message;
 use underlay::pool::{Body, GatherList, Pool, PoolConfig};
@@ -12,36 +13,6 @@ use underlay::proto::record::MessageKind;
 use underlay::proto::text::Name;
 use underlay::proto::{CorrelationId, Incarnation, LinkId, Origin, ProcessId};
 use underlay::time::Timestamp;
-
-thread_local! {
-    /// Counted by thread: the test harness has threads of its own.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it is; the counter allocates nothing and has no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const ROOM: LinkRoom = LinkRoom { messages: 64, bytes: 4 << 20 };
 const NOW: Timestamp = Timestamp::from_nanoseconds(1);

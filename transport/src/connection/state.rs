@@ -222,11 +222,11 @@ impl Connection {
             let polled = open.poll(pool, &mut self.events);
             self.times.note_unfinished(open.unfinished_frame(), now);
             self.times.note_bulk(open.inbox.has_unfinished(), open.chunks_received(), now);
-            let control_bytes = open.outbox.waiting_control_bytes();
             match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
                 // Only a peer that asks and asks without taking the answers comes here.
-                Ok(None) if control_bytes > CONTROL_BYTES_WAITING_MAX => {
+                Ok(None) if open.outbox.waiting_control_bytes() > CONTROL_BYTES_WAITING_MAX => {
+                    let control_bytes = open.outbox.waiting_control_bytes();
                     let text = format!(
                         "{control_bytes} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"
                     );

@@ -20,7 +20,7 @@ mod wires;
 
 pub use self::core::{ConnectionId, Core, DriverError};
 pub use address::{Address, AddressError};
-pub use handler::{DetachedByPeer, Handler};
+pub use handler::{DetachedByPeer, Handler, Leaving, Resumed, Settled};
 pub use stats::DriverStats;
 pub use waiter::{WaitConfig, WaitMode, WaitStats, WaitStep, Waiter};
 pub use wires::WiresError;

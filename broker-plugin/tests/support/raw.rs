@@ -125,7 +125,7 @@ impl RawPeer {
     pub(crate) fn frame(&self, after: u32, records: u16, bytes: &[u8]) -> Vec<u8> {
         let header = FrameHeader {
             kind: FrameKind::Data,
-            ack_lane: Lane::Urgent,
+            ack_stream: underlay::proto::Stream::Lane(Lane::Urgent),
             records,
             frame_number_low: self.connection.packing_stats().frames as u32 + after,
             frame_limit_low: 0,

@@ -55,7 +55,7 @@ pub enum LinkError {
 /// All links of a connection. The connecting end numbers the links that it asks for 1, 3, 5..., the accepting end 2,
 /// 4, 6..., so both may ask at once.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(crate) struct Links {
     is_client: bool,
     links_max: u32,
     /// By half their number, those asked for here and those asked for by the peer.
@@ -68,7 +68,7 @@ pub(super) struct Links {
 }
 
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     role: LinkRole,
     state: LinkState,
     /// Sent or received so far, depending on the direction.
@@ -95,12 +95,12 @@ enum LinkState {
 }
 
 impl Links {
-    pub(super) fn new(is_client: bool, links_max: u32) -> Self {
+    pub(crate) fn new(is_client: bool, links_max: u32) -> Self {
         Self { is_client, links_max, ours: Vec::new(), theirs: Vec::new(), free: Vec::new(), due: Vec::new() }
     }
 
     /// A new link of this end.
-    pub(super) fn request(&mut self, role: LinkRole, credit: LinkCredit) -> Result<LinkId, LinkError> {
+    pub(crate) fn request(&mut self, role: LinkRole, credit: LinkCredit) -> Result<LinkId, LinkError> {
         let place = match self.free.pop() {
             Some(place) => place,
             None if self.ours.len() < self.links_max as usize => {
@@ -114,7 +114,7 @@ impl Links {
     }
 
     /// A link that the peer asks for; `None` if there are as many as were negotiated.
-    pub(super) fn offered(&mut self, attach: &Attach<'_>) -> Result<Option<AttachRequest>, PeerMisbehaved> {
+    pub(crate) fn offered(&mut self, attach: &Attach<'_>) -> Result<Option<AttachRequest>, PeerMisbehaved> {
         let link = attach.link;
         if self.is_ours(link) {
             return Err(PeerMisbehaved::LinkUnknown { link });
@@ -139,7 +139,7 @@ impl Links {
     }
 
     /// Answers a request of the peer; `credit` is its first if it produces.
-    pub(super) fn accept(&mut self, link: LinkId, credit: LinkCredit) -> Result<LinkCredit, LinkError> {
+    pub(crate) fn accept(&mut self, link: LinkId, credit: LinkCredit) -> Result<LinkCredit, LinkError> {
         let Some(entry) = self.find(link).filter(|entry| entry.state == LinkState::Requested) else {
             return Err(LinkError::NotAttached(link));
         };
@@ -152,7 +152,7 @@ impl Links {
     }
 
     /// The peer has granted a link that this end asked for; false if it was detached here meanwhile.
-    pub(super) fn attached(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
+    pub(crate) fn attached(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         match self.find(link).filter(|_| is_ours) {
             Some(entry) if entry.state == LinkState::Requested => {
@@ -169,7 +169,7 @@ impl Links {
     }
 
     /// This end detaches a link; false if there is nothing to tell the peer.
-    pub(super) fn detach(&mut self, link: LinkId) -> bool {
+    pub(crate) fn detach(&mut self, link: LinkId) -> bool {
         match self.find(link) {
             Some(entry) if entry.state != LinkState::Detaching => {
                 entry.state = LinkState::Detaching;
@@ -181,7 +181,7 @@ impl Links {
 
     /// The peer refuses or detaches a link. Says what it was, and whether the peer wants an answer. It may detach what
     /// it has asked for before it hears that this end has refused and forgotten that: `None`.
-    pub(super) fn detached(&mut self, link: LinkId) -> Result<Option<DetachedLink>, PeerMisbehaved> {
+    pub(crate) fn detached(&mut self, link: LinkId) -> Result<Option<DetachedLink>, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         let Some(entry) = self.find(link) else {
             return if is_ours { Err(PeerMisbehaved::LinkUnknown { link }) } else { Ok(None) };
@@ -197,7 +197,7 @@ impl Links {
     }
 
     /// Forgets a link that the peer asked for and that is refused.
-    pub(super) fn refuse(&mut self, link: LinkId) -> Result<(), LinkError> {
+    pub(crate) fn refuse(&mut self, link: LinkId) -> Result<(), LinkError> {
         match self.find(link) {
             Some(entry) if entry.state == LinkState::Requested => {
                 self.forget(link);
@@ -208,7 +208,7 @@ impl Links {
     }
 
     /// Takes credit for a message of `bytes` bytes to be sent.
-    pub(super) fn take_credit(&mut self, link: LinkId, bytes: u64) -> Result<(), LinkError> {
+    pub(crate) fn take_credit(&mut self, link: LinkId, bytes: u64) -> Result<(), LinkError> {
         let is_ours = self.is_ours(link);
         let Some(entry) = self.find(link).filter(|entry| entry.sends(is_ours)) else {
             return Err(LinkError::NotAttached(link));
@@ -223,20 +223,20 @@ impl Links {
     }
 
     /// Whether a message could be sent on a link now.
-    pub(super) fn has_credit(&mut self, link: LinkId) -> bool {
+    pub(crate) fn has_credit(&mut self, link: LinkId) -> bool {
         let is_ours = self.is_ours(link);
         self.find(link).is_some_and(|entry| entry.sends(is_ours) && entry.has_credit())
     }
 
     /// Asks for a `Writable` event at the next grant, as a refused send does.
-    pub(super) fn note_short(&mut self, link: LinkId) {
+    pub(crate) fn note_short(&mut self, link: LinkId) {
         if let Some(entry) = self.find(link) {
             entry.was_short = true;
         }
     }
 
     /// Takes a grant of the peer; says whether a sender has waited for it.
-    pub(super) fn granted(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
+    pub(crate) fn granted(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         let Some(entry) = self.find(link) else { return Err(PeerMisbehaved::LinkUnknown { link }) };
         if !entry.sends(is_ours) {
@@ -253,7 +253,7 @@ impl Links {
 
     /// Counts a message that arrived. One for a link that was detached here is still delivered: the peer sent it
     /// before it knew.
-    pub(super) fn received(&mut self, link: LinkId, bytes: u64) -> Result<(), PeerMisbehaved> {
+    pub(crate) fn received(&mut self, link: LinkId, bytes: u64) -> Result<(), PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         let receives = |entry: &&mut Link| {
             entry.state != LinkState::Requested && (entry.role == LinkRole::Consumer) == is_ours
@@ -279,7 +279,7 @@ impl Links {
     }
 
     /// Says how much a receiving link can take from now on. The peer is told when it is worth a record.
-    pub(super) fn set_room(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
+    pub(crate) fn set_room(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
         let is_ours = self.is_ours(link);
         let receives = |entry: &&mut Link| (entry.role == LinkRole::Consumer) == is_ours;
         let Some(entry) = self.find(link).filter(receives) else { return Err(LinkError::NotAttached(link)) };
@@ -297,12 +297,12 @@ impl Links {
     }
 
     /// Whether a grant waits to be announced.
-    pub(super) fn has_due(&self) -> bool {
+    pub(crate) fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
     /// The grants that are to be announced now; they count as announced.
-    pub(super) fn take_due(&mut self, mut announce: impl FnMut(LinkId, LinkCredit)) {
+    pub(crate) fn take_due(&mut self, mut announce: impl FnMut(LinkId, LinkCredit)) {
         let mut due = std::mem::take(&mut self.due);
         for link in due.drain(..) {
             // The link may have ended meanwhile, or the room may have shrunk again.
@@ -315,6 +315,25 @@ impl Links {
             }
         }
         self.due = due;
+    }
+
+    /// The links whose senders have waited and may go on: those that ran out of credit and have it again, after a time
+    /// in which nobody could send.
+    pub(crate) fn take_writable(&mut self, mut tell: impl FnMut(LinkId)) {
+        for ours in [true, false] {
+            let count = if ours { self.ours.len() } else { self.theirs.len() };
+            for place in 0..count as u32 {
+                let link = self.id(place, ours);
+                if let Some(entry) = self.find(link)
+                    && entry.was_short
+                    && entry.sends(ours)
+                    && entry.has_credit()
+                {
+                    entry.was_short = false;
+                    tell(link);
+                }
+            }
+        }
     }
 
     fn find(&mut self, link: LinkId) -> Option<&mut Link> {
@@ -345,11 +364,11 @@ impl Links {
 }
 
 /// A link that the peer has ended.
-pub(super) struct DetachedLink {
-    pub(super) role: LinkRole,
+pub(crate) struct DetachedLink {
+    pub(crate) role: LinkRole,
     /// It was not detached here before.
-    pub(super) is_news: bool,
-    pub(super) wants_answer: bool,
+    pub(crate) is_news: bool,
+    pub(crate) wants_answer: bool,
 }
 
 impl Link {

@@ -30,6 +30,7 @@ use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
 use crate::pool::PoolConfig;
+use crate::session::SessionConfig;
 use crate::sync::Wakeup;
 use crate::time::Timestamp;
 use std::io;
@@ -45,6 +46,8 @@ pub struct DriverConfig {
     pub tcp: TcpConfig,
     /// Each connection.
     pub connection: ConnectionConfig,
+    /// What outlives connections.
+    pub session: SessionConfig,
     /// How it waits.
     pub wait: WaitConfig,
     /// The most connections; one more is refused with that reason. Default 10,000.
@@ -57,6 +60,7 @@ impl Default for DriverConfig {
             pool: PoolConfig::default(),
             tcp: TcpConfig::default(),
             connection: ConnectionConfig::default(),
+            session: SessionConfig::default(),
             wait: WaitConfig::default(),
             connections_max: 10_000,
         }
@@ -267,21 +271,17 @@ impl<H: Handler> Driver<H> {
     fn wire_event(&mut self, kind: WireKind, event: WireEvent) {
         match event {
             WireEvent::Received { channel, segment } => {
-                if let Some(id) = self.core.by_channel(kind, channel) {
-                    self.core.received(id, segment);
+                if let Some(id) = self.core.received(kind, channel, segment) {
                     self.pull(id);
                 }
             }
-            WireEvent::Sent { channel } => {
-                if let Some(id) = self.core.by_channel(kind, channel) {
-                    self.core.sent(id);
-                }
-            }
+            WireEvent::Sent { channel } => self.core.sent(kind, channel),
             WireEvent::Accepted { channel, path, .. } => self.core.channel_open(kind, channel, path, true),
             WireEvent::Connected { channel, path } => self.core.channel_open(kind, channel, path, false),
             WireEvent::Closed { channel, reason } => {
-                if let Some(id) = self.core.by_channel(kind, channel) {
-                    self.channel_closed(id, &reason.to_string());
+                if let Some(id) = self.core.channel_closed(kind, channel, &reason.to_string()) {
+                    self.pull(id);
+                    self.core.remove_if_gone(id);
                 }
             }
             WireEvent::AcceptFailed { error, .. } => {
@@ -289,14 +289,6 @@ impl<H: Handler> Driver<H> {
                 tracing::warn!(%error, "a listener could not accept; it tries again");
             }
         }
-    }
-
-    fn channel_closed(&mut self, id: ConnectionId, reason: &str) {
-        if let Some(reason) = self.core.channel_closed(id, reason) {
-            self.report_closed(id, &reason);
-        }
-        self.pull(id);
-        self.core.remove_if_gone(id);
     }
 
     /// Gives the handler every event that a connection has.
@@ -321,7 +313,18 @@ impl<H: Handler> Driver<H> {
             ConnectionEvent::Writable { link } => handler.writable(core, id, link),
             ConnectionEvent::Opened(peer) => {
                 tracing::debug!(connection = %id, peer = core.peer(id), "opened");
+                core.opened(id);
                 handler.opened(core, id, &peer);
+            }
+            ConnectionEvent::Interrupted(reason) => {
+                tracing::info!(connection = %id, peer = core.peer(id), reason = reason.name(), "interrupted: {reason}");
+                handler.interrupted(core, id, &reason);
+            }
+            ConnectionEvent::Resumed { path, interrupted_for } => {
+                if let Some(resumed) = core.resumed(id, path, interrupted_for) {
+                    tracing::info!(connection = %id, peer = resumed.peer, wire = %resumed.wire, ?interrupted_for, "resumed");
+                    handler.resumed(core, id, &resumed);
+                }
             }
             ConnectionEvent::AttachRequested(request) => handler.attach_requested(core, id, *request),
             ConnectionEvent::Attached { link } => handler.attached(core, id, link),
@@ -379,6 +382,7 @@ impl<H: Handler> Driver<H> {
             // could not leave now waits for the send in flight or for the peer.
             if self.core.has_events(id) {
                 self.deliver(id);
+                self.core.remove_if_gone(id);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::limits::ParameterFault;
 use super::text::TextField;
-use super::{Lane, LinkId, Parameter};
+use super::{Lane, LinkId, Parameter, Stream};
 
 /// What a peer did that version 1 does not allow. It ends that connection and touches no other.
 ///
@@ -38,6 +38,16 @@ pub enum PeerMisbehaved {
     SecurityNotChosen { count: u16 },
     #[error("the server chose security {kind}, which was not offered")]
     SecurityNotOffered { kind: u16 },
+    #[error("a session is to go on at {found} of {stream}, which has been sent up to {sent} and was acknowledged up to {acknowledged}")]
+    ResumePosition { stream: Stream, found: u64, acknowledged: u64, sent: u64 },
+    #[error("the server resumes a session without proving that it knows the session's token")]
+    SessionUnproven,
+    #[error("the server resumes a session in epoch {found}; {expected} was asked for")]
+    SessionEpoch { found: u32, expected: u32 },
+    #[error("the server grants a session without the token by which it can be resumed")]
+    SessionTokenMissing,
+    #[error("a session is resumed with {parameter} {value}; it was begun with {limit}")]
+    SessionParameter { parameter: Parameter, value: u64, limit: u64 },
 
     // ---- frame
     #[error("a frame of {frame_bytes} bytes; the shortest has 64")]
@@ -52,6 +62,8 @@ pub enum PeerMisbehaved {
     FrameKindUnknown { kind: u8 },
     #[error("lane {lane} is unknown (0 to 2)")]
     LaneUnknown { lane: u8 },
+    #[error("stream {stream} is unknown (0 to 2 for the lanes, 3 for control records)")]
+    StreamUnknown { stream: u8 },
     #[error("a data frame without records")]
     FrameEmpty,
     #[error("{record_bytes} bytes of records in a frame of {frame_bytes}")]
@@ -120,8 +132,8 @@ pub enum PeerMisbehaved {
     ChunkLastMark { end: u64, total_body_bytes: u64 },
     #[error("record {found} of lane {lane:?} where {expected} was due")]
     LaneOutOfSequence { lane: Lane, expected: u64, found: u64 },
-    #[error("acknowledged up to {found} of lane {lane:?}, of which {limit} were sent")]
-    AcknowledgedUnsent { lane: Lane, found: u64, limit: u64 },
+    #[error("acknowledged up to {found} of {stream}, of which {limit} were sent")]
+    AcknowledgedUnsent { stream: Stream, found: u64, limit: u64 },
 
     // ---- extension
     #[error("an extension of {bytes} bytes where {left} are left")]

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use underlay::proto::{SessionProof, SessionToken, Stream};
 use underlay::proto::control::{
     Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, LinkCredit, LinkRole,
     Outcome, RefusalCode, Settle,
@@ -238,13 +239,22 @@ fn parameters() -> impl Strategy<Value = Parameters> {
 
 fn hello_bodies() -> impl Strategy<Value = HelloBody> {
     let process = any::<([u8; 16], u32, u64)>();
-    let session = any::<([u8; 16], u32, u32, [u64; 3])>();
+    let session = any::<([u8; 16], u32, u32, [u64; 4], Option<[u8; 32]>, Option<[u8; 32]>)>();
     let securities = prop::collection::vec(any::<u16>(), 0..5);
     let wires = prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..50)), 0..5);
     (any::<u64>(), process, session, parameters(), securities, wires, prop::option::of("\\PC{1,16}"))
         .prop_map(|(capabilities, process, session, parameters, securities, wires, name)| {
             let securities: Vec<_> = securities.into_iter().map(SecurityKind).collect();
             let wires: Vec<_> = wires.iter().map(|(wire, data)| WireOffer { wire: *wire, data }).collect();
+            let session = SessionTerms {
+                session: SessionId::new(session.0),
+                epoch: session.1,
+                expiry_ms: session.2,
+                resume: session.3,
+                proof: session.4.map(SessionProof),
+                token: session.5.map(SessionToken),
+            };
+            let extensions = HelloExtensions::new(&securities, &wires, name.as_deref()).expect("they fit");
             HelloBody {
                 capabilities: Capabilities(capabilities),
                 process: ProcessIdentity {
@@ -252,14 +262,9 @@ fn hello_bodies() -> impl Strategy<Value = HelloBody> {
                     incarnation: Incarnation(process.1),
                     origin: Origin(process.2),
                 },
-                session: SessionTerms {
-                    session: SessionId::new(session.0),
-                    epoch: session.1,
-                    expiry_s: session.2,
-                    resume: session.3,
-                },
+                extensions: extensions.with_session(&session).expect("it fits"),
+                session,
                 parameters,
-                extensions: HelloExtensions::new(&securities, &wires, name.as_deref()).expect("they fit"),
             }
         })
 }
@@ -314,7 +319,7 @@ proptest! {
     #[test]
     fn headers_survive(
         control: bool,
-        lane in lanes(),
+        stream in prop::sample::select(&Stream::ALL[..]),
         records in 0..2000u16,
         extra in 0..6000u32,
         numbers: (u32, u32, u32, u64),
@@ -323,7 +328,7 @@ proptest! {
         let records = if control { records } else { records.max(1) };
         let header = FrameHeader {
             kind,
-            ack_lane: lane,
+            ack_stream: stream,
             records,
             frame_number_low: numbers.0,
             frame_limit_low: numbers.1,
@@ -357,7 +362,8 @@ proptest! {
         prop_assert_eq!(client.parameters.check(), Ok(()));
         let (awaiting, hello) = AwaitServerHello::start(local(&client), client.session).expect("possible");
         let proposal = AwaitClientHello::new(local(&server)).expect("possible").handle(&hello).expect("right");
-        let (server, answer) = proposal.accept(server.session);
+        let token = Some(SessionToken([5; 32]));
+        let (server, answer) = proposal.accept(SessionTerms { token, epoch: client.session.epoch, ..server.session });
         let client = awaiting.handle(&answer).expect("the answer keeps to the proposal");
         prop_assert_eq!(client.parameters, server.parameters);
         prop_assert_eq!(client.capabilities, server.capabilities);

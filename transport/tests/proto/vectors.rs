@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use underlay::proto::SessionToken;
 use underlay::proto::control::{
     Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, LinkCredit, LinkRole,
     Outcome, RefusalCode, Settle,
@@ -310,6 +311,12 @@ fn client_hello() {
     let later = Extension { kind: 0x900, must_understand: false, value: b"later" };
     let securities = [SecurityKind::NONE, SecurityKind::SEALED_FRAMES];
     let extensions = HelloExtensions::new(&securities, &wires, Some("orders-client"))
+        .and_then(|extensions| {
+            extensions.with_session(&SessionTerms {
+                proof: Some(token().client_proof()),
+                ..SessionTerms::default()
+            })
+        })
         .and_then(|extensions| extensions.with(&later))
         .expect("right extensions");
     let hello = ClientHello {
@@ -324,8 +331,10 @@ fn client_hello() {
             session: SessionTerms {
                 session: SessionId::new(counting(0xa0)),
                 epoch: 3,
-                expiry_s: 30,
-                resume: [5, 600, 70],
+                expiry_ms: 30_000,
+                resume: [5, 600, 70, 8],
+                proof: Some(token().client_proof()),
+                token: None,
             },
             parameters: vector_parameters(),
             extensions,
@@ -341,10 +350,15 @@ fn client_hello() {
     assert_eq!(found.all().value(0x900), Some(b"later".as_slice()));
 }
 
+/// The token that the handshake before has given.
+fn token() -> SessionToken {
+    SessionToken(std::array::from_fn(|at| 0xb0 + at as u8))
+}
+
 #[test]
 fn server_hello() {
     let bytes = vector_file::bytes("server-hello");
-    let hello = ServerHello {
+    let mut hello = ServerHello {
         version: 1,
         body: HelloBody {
             capabilities: Capabilities(0),
@@ -355,9 +369,11 @@ fn server_hello() {
             },
             session: SessionTerms {
                 session: SessionId::new(counting(0xa0)),
-                epoch: 4,
-                expiry_s: 20,
-                resume: [6, 601, 71],
+                epoch: 3,
+                expiry_ms: 20_000,
+                resume: [6, 601, 71, 9],
+                proof: Some(token().server_proof()),
+                token: Some(SessionToken(std::array::from_fn(|at| 0xd0 + at as u8))),
             },
             parameters: Parameters {
                 packet_bytes: 1448,
@@ -375,6 +391,7 @@ fn server_hello() {
             extensions: HelloExtensions::new(&[SecurityKind::NONE], &[], Some("broker")).expect("right"),
         },
     };
+    hello.body.extensions = hello.body.extensions.with_session(&hello.body.session).expect("right");
     assert_eq!(hello.encode(), bytes);
     assert_eq!(ServerHello::parse(&bytes), Ok(hello));
 }

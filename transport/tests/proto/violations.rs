@@ -10,7 +10,7 @@ use underlay::proto::credit::ReceiveWindow;
 use underlay::proto::handshake::{AwaitServerHello, ConnectFailed, LocalEnd};
 use underlay::proto::hello::{ClientHello, HelloExtensions, Prefix, Refusal, SecurityKind, ServerHello};
 use underlay::proto::record::{BodyProgress, ChunkHead, Record};
-use underlay::proto::serial::{Acknowledged, FrameOrder, LaneOrder};
+use underlay::proto::serial::{FrameOrder, Received};
 use underlay::proto::text::{Name, TextField};
 use underlay::proto::{Lane, Parameter, ParameterFault};
 
@@ -90,11 +90,11 @@ type Case = (Bad, Bad);
 
 fn hello_cases() -> Vec<Case> {
     let mut two_lines_more = vector_file::bytes("client-hello");
-    two_lines_more.resize(384, 0);
-    two_lines_more[14..16].copy_from_slice(&384_u16.to_le_bytes());
+    two_lines_more.resize(448, 0);
+    two_lines_more[14..16].copy_from_slice(&448_u16.to_le_bytes());
     let spare = ClientHello::parse(&two_lines_more).expect_err("two lines are spare");
     let whole = vector_file::bytes("client-hello");
-    let cut = ClientHello::parse(&whole[..255]).expect_err("a byte is missing");
+    let cut = ClientHello::parse(&whole[..319]).expect_err("a byte is missing");
     let parameters = Bad::ImpossibleParameters(ParameterFault::NotAMultiple {
         parameter: Parameter::FrameBytesMax,
         value: 65_537,
@@ -109,8 +109,8 @@ fn hello_cases() -> Vec<Case> {
         ),
         (Bad::HelloRole { role: 4 }, client_hello(12, &[4])),
         (Bad::HelloBytes { hello_bytes: 128, min: 192 }, client_hello(14, &[128, 0])),
-        (Bad::HelloLinesSpare { hello_bytes: 384, needed: 256 }, spare),
-        (Bad::HelloLength { hello_bytes: 256, found: 255 }, cut),
+        (Bad::HelloLinesSpare { hello_bytes: 448, needed: 320 }, spare),
+        (Bad::HelloLength { hello_bytes: 320, found: 319 }, cut),
         (Bad::VersionRange { min: 2, max: 1 }, client_hello(8, &[2])),
         (Bad::VersionNotOffered { version: 2, min: 1, max: 1 }, answer(&[(8, &[2]), (10, &[2])])),
         (Bad::LaneCount { lanes: 4 }, client_hello(126, &[4])),
@@ -121,7 +121,9 @@ fn hello_cases() -> Vec<Case> {
         (Bad::SecurityNotOffered { kind: 9 }, answer_with_securities(&[9])),
         (Bad::ReservedNotZero { offset: 13 }, client_hello(13, &[1])),
         (Bad::ReservedNotZero { offset: 44 }, client_hello(47, &[1])),
-        (Bad::PaddingNotZero { offset: 255 }, client_hello(255, &[1])),
+        (Bad::PaddingNotZero { offset: 319 }, client_hello(319, &[1])),
+        (Bad::SessionEpoch { found: 4, expected: 3 }, answer(&[(64, &[4])])),
+        (Bad::SessionTokenMissing, answer(&[(224, &[6])])),
     ]
 }
 
@@ -133,7 +135,7 @@ fn frame_cases() -> Vec<Case> {
         (Bad::FrameNotWholeLines { frame_bytes: 193 }, request(0, &[193])),
         (Bad::FrameLength { frame_bytes: 64, found: 63 }, short),
         (Bad::FrameKindUnknown { kind: 3 }, request(4, &[3])),
-        (Bad::LaneUnknown { lane: 3 }, request(5, &[3])),
+        (Bad::StreamUnknown { stream: 4 }, request(5, &[4])),
         (Bad::LaneUnknown { lane: 3 }, request(33, &[3])),
         (Bad::FrameEmpty, request(6, &[0])),
         (Bad::FrameRecordBytes { record_bytes: 416, frame_bytes: 192 }, request(21, &[1])),
@@ -187,11 +189,7 @@ fn record_cases() -> Vec<Case> {
         (Bad::ChunkLastMark { end: 19, total_body_bytes: 20 }, chunk(10, 9, true)),
         (
             Bad::LaneOutOfSequence { lane: Lane::Bulk, expected: 0, found: 1 },
-            LaneOrder::default().accept(Lane::Bulk, 1).expect_err("a gap"),
-        ),
-        (
-            Bad::AcknowledgedUnsent { lane: Lane::Bulk, found: 1, limit: 0 },
-            Acknowledged::default().acknowledge(Lane::Bulk, 1).expect_err("nothing was sent"),
+            Received::default().check(Lane::Bulk, 1).expect_err("a gap"),
         ),
     ]
 }
@@ -287,6 +285,10 @@ fn no_violation_is_without_a_case() {
         "ChunkWithoutMessage",
         "GrantByProducer",
         "LinkInUse",
+        "AcknowledgedUnsent",
+        "ResumePosition",
+        "SessionParameter",
+        "SessionUnproven",
         "LinkUnknown",
         "MessageBetweenChunks",
         "SettlementNotNegotiated",

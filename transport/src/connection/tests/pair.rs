@@ -1,7 +1,8 @@
 //! Two connections, and the stream between them, in virtual time.
 
+use super::single::Single;
 use crate::connection::{
-    AttachRequest, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Identity, LinkRoom,
+    AttachRequest, CloseReason, ConnectionConfig, ConnectionEvent, Identity, LinkRoom,
 };
 use crate::message::Message;
 use crate::pool::{GatherList, Pool, PoolConfig};
@@ -53,7 +54,7 @@ impl Default for Knobs {
 
 /// One end, what it said and got, and the stream towards the other.
 pub(super) struct End {
-    pub(super) connection: Connection,
+    pub(super) connection: Single,
     pub(super) pool: Pool,
     pub(super) knobs: Knobs,
     pub(super) opened: Option<Box<Negotiated>>,
@@ -176,7 +177,7 @@ pub(super) fn message(
 }
 
 impl End {
-    fn new(connection: Connection) -> Self {
+    fn new(connection: Single) -> Self {
         Self {
             connection,
             pool: pool(),
@@ -219,6 +220,7 @@ impl End {
                 ConnectionEvent::Writable { link } => self.writable.push(link),
                 ConnectionEvent::Message(message) => self.take(message),
                 ConnectionEvent::Closed(reason) => self.closed.push(reason),
+                other => panic!("{other:?} without a session"),
             }
         }
     }
@@ -288,8 +290,8 @@ impl Pair {
 
     pub(super) fn seeded(client: ConnectionConfig, server: ConnectionConfig, seed: u64) -> Self {
         let now = Timestamp::from_nanoseconds(1_000_000);
-        let client = Connection::client(client, &identity(1), 1 << 20, now).unwrap();
-        let server = Connection::server(server, &identity(2), 1 << 20, now).unwrap();
+        let client = Single::client(client, &identity(1), 1 << 20, now).unwrap();
+        let server = Single::server(server, &identity(2), 1 << 20, now).unwrap();
         Self { now, ends: [End::new(client), End::new(server)], random: Random::new(seed) }
     }
 

@@ -6,7 +6,7 @@ use crate::connection::CloseReason;
 use crate::proto::control::{Control, Detach, DetachCode, Flow, LinkCredit, LinkRole, Outcome, Settle};
 use crate::proto::frame::FrameKind;
 use crate::proto::text::ReasonText;
-use crate::proto::{Lane, Parameters, PeerMisbehaved};
+use crate::proto::{Lane, Parameters, PeerMisbehaved, Stream};
 
 fn linked() -> Fake {
     Fake::linked(with(usual()))
@@ -127,7 +127,7 @@ fn an_acknowledgement_of_what_was_never_sent() {
     let mut header = fake.header(FrameKind::Control, &[]);
     header.ack_sequence = 1;
     fake.feed(&framed(&header, &[]));
-    fake.assert_misbehaved(PeerMisbehaved::AcknowledgedUnsent { lane: Lane::Urgent, found: 1, limit: 0 });
+    fake.assert_misbehaved(PeerMisbehaved::AcknowledgedUnsent { stream: Stream::Lane(Lane::Urgent), found: 1, limit: 0 });
 }
 
 #[test]

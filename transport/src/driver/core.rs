@@ -5,7 +5,6 @@ use super::address::Address;
 use super::stats::DriverStats;
 use super::timers::Timers;
 use super::wires::{Wires, WiresError};
-use crate::backend::inproc::InprocNetwork;
 use crate::backend::{Channel, ConnectError, ListenError, Listener, Listening, Path, SendRefused, WireKind};
 use crate::connection::{CloseReason, Connection, ConnectionEvent, Identity, LinkError, LinkRoom, SendError};
 use crate::message::Message;
@@ -19,6 +18,7 @@ use crate::time::{Clock, Timestamp};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Names a connection of one driver. A name that is out of date means no other connection.
@@ -69,6 +69,8 @@ pub struct Core {
     pub(super) config: DriverConfig,
     identity: Identity,
     clock: Clock,
+    #[expect(dead_code, reason = "the sessions draw their tokens and their jitter from it")]
+    seed: [u8; 32],
     now: Timestamp,
     pub(super) pool: Pool,
     pub(super) wires: Wires,
@@ -88,6 +90,13 @@ pub struct Core {
     packing_of_closed: PackingStats,
     pub(super) stats: DriverStats,
     pub(super) is_stopping: bool,
+}
+
+/// What a core takes from outside and a simulation replaces: time, and what is drawn at random.
+pub(super) struct Surroundings {
+    pub(super) clock: Clock,
+    /// Everything that this driver draws at random follows from it.
+    pub(super) seed: [u8; 32],
 }
 
 struct Entry {
@@ -114,17 +123,19 @@ impl Core {
     pub(super) fn new(
         config: DriverConfig,
         identity: Identity,
-        network: InprocNetwork,
-        wakeup: Arc<Wakeup>,
+        surroundings: Surroundings,
+        open_wires: impl FnOnce(&DriverConfig, &mut Pool) -> Result<Wires, WiresError>,
     ) -> Result<Self, DriverError> {
+        let Surroundings { clock, seed } = surroundings;
         let mut pool = Pool::new(config.pool)?;
-        let wires = Wires::open(config.tcp.clone(), network, wakeup, &mut pool)?;
+        let wires = open_wires(&config, &mut pool)?;
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         Connection::client(config.connection.clone(), &identity, 4096, Timestamp::ZERO)?;
         Ok(Self {
             config,
             identity,
-            clock: Clock::new(),
+            clock,
+            seed,
             now: Timestamp::ZERO,
             pool,
             wires,
@@ -186,7 +197,7 @@ impl Core {
 
     /// Which engine drives TCP, and why it is not the better one.
     pub fn tcp_engine(&self) -> (crate::backend::tcp::Engine, Option<&str>) {
-        (self.wires.tcp.engine(), self.wires.tcp.engine_reason())
+        self.wires.tcp_engine()
     }
 
     /// Ends [`super::Driver::run`] after the present turn.
@@ -396,6 +407,19 @@ impl Core {
 impl Core {
     pub(super) fn read_clock(&mut self) {
         self.now = self.clock.now();
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn set_clock(&mut self, now: Timestamp) {
+        self.clock.set(now);
+    }
+
+    /// When something is due that no wire tells of: a timer, or another look for buffers that other threads give back,
+    /// which wakes nobody. Maybe earlier than that, never later.
+    pub(super) fn next_due(&self) -> Timestamp {
+        let timers = [&self.connection_timers, &self.handler_timers];
+        let due = timers.iter().filter_map(|timers| timers.next()).fold(Timestamp::NEVER, Timestamp::min);
+        if self.is_stalled() { due.min(self.now + STALLED_SLEEP) } else { due }
     }
 
     /// A channel that was accepted or connected is open.
@@ -629,6 +653,9 @@ impl Core {
         }
     }
 }
+
+/// How long a driver sleeps at most while something waits for buffers.
+const STALLED_SLEEP: Duration = Duration::from_millis(1);
 
 /// No connection has this place.
 const NONE: u32 = u32::MAX;

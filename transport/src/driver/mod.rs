@@ -23,6 +23,8 @@ mod wires;
 pub use self::core::{ConnectionId, Core, DriverError};
 pub use address::{Address, AddressError};
 pub use handler::{DetachedByPeer, Handler, Leaving, Resumed, Settled};
+#[cfg(feature = "simulation")]
+pub use simulated::Simulated;
 pub use stats::DriverStats;
 pub use waiter::{WaitConfig, WaitMode, WaitStats, WaitStep, Waiter};
 #[cfg(feature = "simulation")]
@@ -124,6 +126,10 @@ impl<H: Handler> Driver<H> {
         wakeup: Arc<Wakeup>,
         handler: H,
     ) -> Result<Self, DriverError> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = Simulated::take() {
+            return Self::assemble_simulated(config, identity, simulated, wakeup, handler);
+        }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| DriverError::Random(error.to_string()))?;
         let surroundings = Surroundings { clock: Clock::new(), seed };

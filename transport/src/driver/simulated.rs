@@ -10,38 +10,63 @@ use super::{Driver, DriverConfig, DriverError, Handler};
 use crate::connection::Identity;
 use crate::sync::Wakeup;
 use crate::time::{Clock, Timestamp};
+use std::cell::RefCell;
 use std::sync::Arc;
 
+/// What a driver is given in place of the machine's.
+#[derive(Debug)]
+pub struct Simulated {
+    /// Its wires.
+    pub wires: SimulatedWires,
+    /// Its time, until it is set.
+    pub now: Timestamp,
+    /// What all its random choices follow from.
+    pub seed: [u8; 32],
+}
+
+thread_local! {
+    static NEXT: RefCell<Option<Simulated>> = const { RefCell::new(None) };
+}
+
+impl Simulated {
+    /// Calls `make`; the first driver that is made in it, however deep within and whatever owns it, is a simulated one.
+    /// So a client or a service is simulated by making it here, and knows nothing of it.
+    pub fn during<T>(self, make: impl FnOnce() -> T) -> T {
+        NEXT.set(Some(self));
+        let made = make();
+        NEXT.set(None);
+        made
+    }
+
+    /// For the driver that is being made.
+    pub(super) fn take() -> Option<Self> {
+        NEXT.take()
+    }
+}
+
 impl<H: Handler> Driver<H> {
-    /// A driver on these wires, whose clock stands still at `now` until it is set, and whose random choices all follow
-    /// from `seed`. [`DriverConfig::tcp`] and [`DriverConfig::wait`] mean nothing to it.
+    /// A driver on simulated wires. [`DriverConfig::tcp`] and [`DriverConfig::wait`] mean nothing to it.
     ///
     /// # Errors
     /// [`DriverError`].
     pub fn simulated(
         config: DriverConfig,
         identity: Identity,
-        wires: SimulatedWires,
-        now: Timestamp,
-        seed: [u8; 32],
+        simulated: Simulated,
         handler: H,
     ) -> Result<Self, DriverError> {
         let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
-        Self::simulated_with_wakeup(config, identity, wires, (now, seed), wakeup, handler)
+        Self::assemble_simulated(config, identity, simulated, wakeup, handler)
     }
 
-    /// As [`Driver::simulated`], woken by this wakeup, which others may have had before it.
-    ///
-    /// # Errors
-    /// [`DriverError`].
-    pub fn simulated_with_wakeup(
+    pub(super) fn assemble_simulated(
         config: DriverConfig,
         identity: Identity,
-        wires: SimulatedWires,
-        (now, seed): (Timestamp, [u8; 32]),
+        simulated: Simulated,
         wakeup: Arc<Wakeup>,
         handler: H,
     ) -> Result<Self, DriverError> {
+        let Simulated { wires, now, seed } = simulated;
         let surroundings = Surroundings { clock: Clock::simulated(now), seed };
         Self::surrounded(config, identity, surroundings, handler, |_, _| Ok(Wires::simulated(wires, wakeup)))
     }

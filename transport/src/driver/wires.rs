@@ -43,6 +43,13 @@ pub struct SimulatedWires {
     pub inproc: Box<dyn Wire + Send>,
 }
 
+#[cfg(feature = "simulation")]
+impl std::fmt::Debug for SimulatedWires {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SimulatedWires")
+    }
+}
+
 impl Wires {
     pub(super) fn open(
         tcp: TcpConfig,

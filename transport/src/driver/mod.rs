@@ -13,6 +13,8 @@
 mod address;
 mod core;
 mod handler;
+#[cfg(feature = "simulation")]
+mod simulated;
 mod stats;
 pub(crate) mod timers;
 mod waiter;
@@ -21,21 +23,27 @@ mod wires;
 pub use self::core::{ConnectionId, Core, DriverError};
 pub use address::{Address, AddressError};
 pub use handler::{DetachedByPeer, Handler, Leaving, Resumed, Settled};
+#[cfg(feature = "simulation")]
+pub use simulated::Simulated;
 pub use stats::DriverStats;
 pub use waiter::{WaitConfig, WaitMode, WaitStats, WaitStep, Waiter};
+#[cfg(feature = "simulation")]
+pub use wires::SimulatedWires;
 pub use wires::WiresError;
 
+use self::core::Surroundings;
 use crate::backend::inproc::InprocNetwork;
 use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
-use crate::pool::PoolConfig;
+use crate::pool::{Pool, PoolConfig};
 use crate::session::SessionConfig;
 use crate::sync::Wakeup;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use wires::Wires;
 
 /// The settings of a driver. The defaults suit a broker or a client with up to some thousand connections.
 #[derive(Debug, Clone)]
@@ -122,8 +130,27 @@ impl<H: Handler> Driver<H> {
         wakeup: Arc<Wakeup>,
         handler: H,
     ) -> Result<Self, DriverError> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = Simulated::take() {
+            return Self::assemble_simulated(config, identity, simulated, wakeup, handler);
+        }
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| DriverError::Random(error.to_string()))?;
+        let surroundings = Surroundings { clock: Clock::new(), seed };
+        Self::surrounded(config, identity, surroundings, handler, |config, pool| {
+            Wires::open(config.tcp.clone(), network, wakeup, pool)
+        })
+    }
+
+    fn surrounded(
+        config: DriverConfig,
+        identity: Identity,
+        surroundings: Surroundings,
+        handler: H,
+        open_wires: impl FnOnce(&DriverConfig, &mut Pool) -> Result<Wires, WiresError>,
+    ) -> Result<Self, DriverError> {
         let waiter = Waiter::new(config.wait);
-        let core = Core::new(config, identity, network, wakeup)?;
+        let core = Core::new(config, identity, surroundings, open_wires)?;
         Ok(Self { core, handler, events: Vec::new(), stalled: Vec::new(), waiter, has_just_turned: false })
     }
 
@@ -237,14 +264,9 @@ impl<H: Handler> Driver<H> {
         }
         // The question may have begun something.
         self.flush();
-        let timers = [&self.core.connection_timers, &self.core.handler_timers];
-        let due = timers.iter().filter_map(|timers| timers.next()).fold(deadline, Timestamp::min);
         self.core.read_clock();
-        let mut timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
-        if self.core.is_stalled() {
-            // Buffers that other threads give back wake nobody.
-            timeout = Some(timeout.map_or(STALLED_SLEEP, |timeout| timeout.min(STALLED_SLEEP)));
-        }
+        let due = deadline.min(self.core.next_due());
+        let timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
         let slept = self.core.wires.sleep(timeout);
         self.core.wakeup().awake();
         slept.map(|()| false)
@@ -387,9 +409,6 @@ impl<H: Handler> Driver<H> {
         }
     }
 }
-
-/// How long a driver sleeps at most while something waits for buffers.
-const STALLED_SLEEP: Duration = Duration::from_millis(1);
 
 #[cfg(all(test, not(loom)))]
 mod tests;

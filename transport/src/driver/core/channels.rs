@@ -1,7 +1,7 @@
 //! What the driver's loop does with sessions and channels.
 
 use super::{
-    ChannelUser, ComingChannel, ConnectionId, Core, Entry, Resumed, UsedChannel, find,
+    ChannelUser, ComingChannel, ConnectionId, Core, Entry, Resumed, STALLED_SLEEP, UsedChannel, find,
 };
 use crate::backend::{Channel, ConnectError, Path, SendRefused, WireKind};
 use crate::connection::{CloseReason, ConnectionEvent};
@@ -363,6 +363,19 @@ impl Core {
 impl Core {
     pub(in crate::driver) fn read_clock(&mut self) {
         self.now = self.clock.now();
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(in crate::driver) fn set_clock(&mut self, now: Timestamp) {
+        self.clock.set(now);
+    }
+
+    /// When something is due that no wire tells of: a timer, or another look for buffers that other threads give back,
+    /// which wakes nobody. Maybe earlier than that, never later.
+    pub(in crate::driver) fn next_due(&self) -> Timestamp {
+        let timers = [&self.connection_timers, &self.handler_timers];
+        let due = timers.iter().filter_map(|timers| timers.next()).fold(Timestamp::NEVER, Timestamp::min);
+        if self.is_stalled() { due.min(self.now + STALLED_SLEEP) } else { due }
     }
 
     pub(in crate::driver) fn expired(&mut self, index: usize) -> ConnectionId {

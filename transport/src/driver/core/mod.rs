@@ -13,7 +13,6 @@ use super::handler::Resumed;
 use super::stats::DriverStats;
 use super::timers::Timers;
 use super::wires::{Wires, WiresError};
-use crate::backend::inproc::InprocNetwork;
 use crate::backend::{ConnectError, ListenError, Listener, Listening};
 use crate::connection::{CloseReason, Connection, Identity, LinkError, LinkRoom, SendError};
 use crate::message::Message;
@@ -29,6 +28,7 @@ use crate::time::{Clock, Timestamp};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use table::{ChannelUser, ChannelUsers, ComingChannel, Entry, UsedChannel, find};
 use thiserror::Error;
 
@@ -53,6 +53,13 @@ pub enum DriverError {
     /// The kernel gave no random numbers.
     #[error("the kernel gave no random numbers: {0}")]
     Random(String),
+}
+
+/// What a core takes from outside and a simulation replaces: time, and what is drawn at random.
+pub(super) struct Surroundings {
+    pub(super) clock: Clock,
+    /// Everything that this driver draws at random follows from it.
+    pub(super) seed: [u8; 32],
 }
 
 /// Everything that a [`Handler`](super::Handler) may use.
@@ -90,16 +97,15 @@ impl Core {
     pub(super) fn new(
         config: DriverConfig,
         identity: Identity,
-        network: InprocNetwork,
-        wakeup: Arc<Wakeup>,
+        surroundings: Surroundings,
+        open_wires: impl FnOnce(&DriverConfig, &mut Pool) -> Result<Wires, WiresError>,
     ) -> Result<Self, DriverError> {
+        let Surroundings { clock, seed } = surroundings;
         let mut pool = Pool::new(config.pool)?;
-        let wires = Wires::open(config.tcp.clone(), network, wakeup, &mut pool)?;
+        let wires = open_wires(&config, &mut pool)?;
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         let terms = SessionTerms::default();
         Connection::client(config.connection.clone(), &identity, 4096, terms, Timestamp::ZERO)?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| DriverError::Random(error.to_string()))?;
         let common = Common {
             connection: config.connection.clone(),
             session: config.session.clone(),
@@ -108,7 +114,7 @@ impl Core {
         Ok(Self {
             config,
             common: Arc::new(common),
-            clock: Clock::new(),
+            clock,
             now: Timestamp::ZERO,
             pool,
             wires,
@@ -173,7 +179,7 @@ impl Core {
 
     /// Which engine drives TCP, and why it is not the better one.
     pub fn tcp_engine(&self) -> (crate::backend::tcp::Engine, Option<&str>) {
-        (self.wires.tcp.engine(), self.wires.tcp.engine_reason())
+        self.wires.tcp_engine()
     }
 
     /// Ends [`super::Driver::run`] after the present turn.
@@ -417,6 +423,9 @@ impl Core {
         Ok(())
     }
 }
+
+/// How long a driver sleeps at most while something waits for buffers.
+const STALLED_SLEEP: Duration = Duration::from_millis(1);
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -266,6 +266,12 @@ where
         self.driver.turn()
     }
 
+    /// The driver, for a simulation to turn.
+    #[cfg(feature = "simulation")]
+    pub fn driver(&mut self) -> &mut Driver<impl crate::driver::Handler> {
+        &mut self.driver
+    }
+
     /// By which another thread, or a signal handler, makes [`Service::run_until`] look at its condition again.
     pub fn wakeup(&mut self) -> std::sync::Arc<crate::Wakeup> {
         self.driver.parts().0.wakeup().clone()

@@ -20,9 +20,13 @@ impl Broker {
                 Err(Refusal(DetachCode::ShuttingDown, "the broker is shutting down".to_owned()))
             }
             (Target::Named(name), LinkRole::Producer) => self.attach_producer(core, connection, link, name),
-            (Target::Named(name), LinkRole::Consumer) => self.attach_consumer(core, connection, link, name),
+            (Target::Named(name), _) => self.attach_consumer(core, connection, link, name),
             (Target::Reply(address), LinkRole::Consumer) => {
                 self.attach_reply(core, connection, link, *address)
+            }
+            (Target::Reply(_), LinkRole::SettlingConsumer) => {
+                let text = "replies are not settled; attach to a reply address as a plain consumer";
+                Err(Refusal(DetachCode::NotAllowed, text.to_owned()))
             }
             (Target::Reply(_), LinkRole::Producer) => {
                 let text = "replies are sent without a link; a reply address is only consumed from";

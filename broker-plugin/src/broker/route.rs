@@ -215,6 +215,7 @@ impl Broker {
 /// The same message once more, without a copy of its body; `None` when the pool has no buffer for its list.
 fn share(entry: &Entry, core: &mut Core) -> Option<Entry> {
     let body = entry.message.body.share(core.pool()).ok()?;
-    let message = Message { head: entry.message.head, extensions: entry.message.extensions.clone(), body };
+    let message =
+        Message { head: entry.message.head, extensions: entry.message.extensions.clone(), body, position: 0 };
     Some(Entry::new(message, entry.since))
 }

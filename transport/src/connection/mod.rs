@@ -13,14 +13,16 @@
 mod greeting;
 mod links;
 mod open;
+mod settlement;
 mod state;
 mod times;
 
 pub use links::{AttachRequest, LinkError, LinkRoom, Target};
+pub use settlement::Deliveries;
 pub use state::{Connection, SendError};
 
 use crate::message::Message;
-use crate::proto::control::{CloseCode, DetachCode, LinkRole};
+use crate::proto::control::{CloseCode, DetachCode, LinkRole, Outcome};
 use crate::proto::handshake::{Negotiated, RefusalReason};
 use crate::proto::hello::{ProcessIdentity, Refusal};
 use crate::proto::{LinkId, Parameters, PeerMisbehaved};
@@ -104,6 +106,20 @@ pub enum ConnectionEvent {
     Writable {
         /// The link.
         link: LinkId,
+    },
+    /// The peer has said what became of deliveries: for the first time, or again.
+    Settled {
+        /// Which.
+        deliveries: Deliveries,
+        /// What became of them.
+        outcome: Outcome,
+    },
+    /// The peer asks to be left.
+    Leaving {
+        /// So long it goes on serving.
+        within: Duration,
+        /// For people.
+        text: String,
     },
     /// The connection has ended. Nothing follows.
     Closed(CloseReason),

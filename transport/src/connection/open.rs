@@ -9,6 +9,7 @@ use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach, DetachCo
 use crate::proto::credit::{CreditLimit, ReceiveWindow, SendWindow};
 use crate::proto::frame::FrameHeader;
 use crate::proto::handshake::Negotiated;
+use crate::proto::hello::Capabilities;
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::serial::{FrameOrder, LaneOrder};
 use crate::proto::text::ReasonText;
@@ -54,7 +55,11 @@ impl Open {
         Self {
             inbox: Inbox::new(rules, parameters.limits()),
             outbox: Outbox::new(rules, config.send_queue_messages_max, config.send_queue_bytes_max),
-            links: Links::new(is_client, parameters.links_max),
+            links: Links::new(
+                is_client,
+                parameters.links_max,
+                negotiated.capabilities.contains(Capabilities::SETTLEMENT),
+            ),
             windows: Windows {
                 frames: SendWindow::new(frame_slots - 1, u64::from(parameters.control_slots) - 1),
                 chunks: SendWindow::new(CHUNKS_IN_FLIGHT_MAX, 0),
@@ -101,7 +106,7 @@ impl Open {
         if may_go && !self.outbox.takes_as_it_is(&message.body) {
             message.body.join(pool)?;
         }
-        Ok(link.map_or(Ok(()), |link| self.links.take_credit(link, bytes))?)
+        Ok(link.map_or(Ok(()), |link| self.links.take_credit(link, message.head.lane, bytes))?)
     }
 
     /// Appends everything that may leave.
@@ -109,6 +114,7 @@ impl Open {
         let outbox = &mut self.outbox;
         if !self.is_closing {
             self.links.take_due(|link, credit| push_control(outbox, &Control::Flow(Flow { link, credit })));
+            self.links.take_settlements(|settle| push_control(outbox, &Control::Settle(settle)));
         }
         let announcement = self.announcement();
         let before = gather.len();
@@ -140,7 +146,8 @@ impl Open {
     pub(super) fn wants_transmit(&self) -> bool {
         self.outbox.waiting_messages() > 0
             || self.outbox.waiting_control() > 0
-            || (!self.is_closing && (self.links.has_due() || self.owes_announcement()))
+            || (!self.is_closing
+                && (self.links.has_due() || self.links.has_settlements() || self.owes_announcement()))
     }
 
     /// Whether something waits for the peer to grant frames, and the limit for which it waits.
@@ -198,8 +205,11 @@ impl Open {
         encoded(&Control::Attach(attach.clone()), |record| self.outbox.push_control_behind_control(record));
     }
 
-    /// Behind the messages of its link. The peer forgets the link with it, and would take them for a violation.
+    /// Behind the messages and the settlements of its link. The peer forgets the link with it, and would take them for
+    /// a violation.
     pub(super) fn push_detach(&mut self, detach: &Detach<'_>) {
+        let outbox = &mut self.outbox;
+        self.links.take_settlements(|settle| push_control(outbox, &Control::Settle(settle)));
         encoded(&Control::Detach(*detach), |record| self.outbox.push_control_behind_messages(record));
     }
 
@@ -237,7 +247,7 @@ impl Open {
                     }
                     self.receive_chunk(missing_bytes)?;
                 }
-                Ok(Some(Parsed::Message { message, is_bulk, had_begun })) => {
+                Ok(Some(Parsed::Message { mut message, is_bulk, had_begun })) => {
                     if is_bulk {
                         self.receive_chunk(0)?;
                     }
@@ -245,7 +255,9 @@ impl Open {
                         self.count_on_link(&message.head)?;
                     }
                     self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
-                    return Ok(Some(message));
+                    if self.links.deliver(&mut message) {
+                        return Ok(Some(message));
+                    }
                 }
             }
         }
@@ -318,8 +330,10 @@ impl Open {
                 let text = close.text.as_str().to_owned();
                 self.closed_by_peer = Some(CloseReason::Peer { code: close.code, text });
             }
-            Control::Settle(settle) => {
-                return Err(PeerMisbehaved::SettlementNotNegotiated { link: settle.link });
+            Control::Settle(settle) => events.push_back(self.links.settled(&settle)?),
+            Control::Leave(leave) => {
+                let within = Duration::from_millis(leave.within_ms.into());
+                events.push_back(ConnectionEvent::Leaving { within, text: leave.text.as_str().to_owned() });
             }
         }
         Ok(())

@@ -384,7 +384,9 @@ impl Connection {
         let open = self.running().ok_or(SendError::NotOpen)?;
         let credit = match role {
             LinkRole::Producer => LinkCredit::default(),
-            LinkRole::Consumer => LinkCredit { message_limit: room.messages, byte_limit: room.bytes },
+            LinkRole::Consumer | LinkRole::SettlingConsumer => {
+                LinkCredit { message_limit: room.messages, byte_limit: room.bytes }
+            }
         };
         let link = open.links.request(role, credit)?;
         open.push_attach(&Attach { link, role, address, credit });
@@ -415,7 +417,7 @@ impl Connection {
     }
 
     /// Ends a link. What was queued on it before is still sent, and what the peer sent on it before it heard of that
-    /// still arrives. Unknown links are ignored.
+    /// still arrives, unless it was to be settled here: the peer has that still. Unknown links are ignored.
     pub fn detach_link(&mut self, link: LinkId, code: DetachCode, text: &str) {
         if let Some(open) = self.running()
             && open.links.detach(link)
@@ -583,7 +585,7 @@ impl Connection {
     }
 
     /// Its open state, while messages may be sent.
-    fn running(&mut self) -> Option<&mut Open> {
+    pub(super) fn running(&mut self) -> Option<&mut Open> {
         match (&mut self.phase, &self.ending) {
             (Phase::Open(open), Ending::Running) if self.channel_end.is_none() => Some(open),
             _ => None,
@@ -617,7 +619,7 @@ fn local_end(parameters: &Parameters, identity: &Identity, packet_bytes: u32) ->
     let packet_bytes =
         packet_bytes.clamp(256, parameters.packet_bytes.max(256)).min(parameters.chunk_bytes_max);
     LocalEnd {
-        capabilities: Capabilities::default(),
+        capabilities: Capabilities::SETTLEMENT,
         process: identity.process,
         parameters: Parameters { packet_bytes, ..*parameters },
         securities: Vec::new(),

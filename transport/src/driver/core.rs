@@ -72,7 +72,7 @@ pub struct Core {
     now: Timestamp,
     pub(super) pool: Pool,
     pub(super) wires: Wires,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     free: Vec<u32>,
     open_entries: usize,
     /// By wire and slot of the channel, the connection.
@@ -90,7 +90,7 @@ pub struct Core {
     pub(super) is_stopping: bool,
 }
 
-struct Entry {
+pub(super) struct Entry {
     generation: u32,
     state: EntryState,
     wire: WireKind,
@@ -314,7 +314,8 @@ impl Core {
         self.with_link(connection, link, |connection| connection.refuse_link(link, code, text))
     }
 
-    /// Ends a link. What the peer sent on it before it heard of that still arrives.
+    /// Ends a link. What the peer sent on it before it heard of that still arrives, unless it was attached as a consumer
+    /// that settles: then it can be settled no more, and the peer has it still.
     pub fn detach_link(&mut self, connection: ConnectionId, link: LinkId, code: DetachCode, text: &str) {
         if let Some(found) = find(&mut self.entries, connection) {
             found.detach_link(link, code, text);
@@ -379,7 +380,7 @@ impl Core {
         self.mark_dirty(connection.index);
     }
 
-    fn with_link(
+    pub(super) fn with_link(
         &mut self,
         connection: ConnectionId,
         link: LinkId,
@@ -622,7 +623,7 @@ impl Core {
         ConnectionId { index, generation }
     }
 
-    fn mark_dirty(&mut self, index: u32) {
+    pub(super) fn mark_dirty(&mut self, index: u32) {
         if let Some(entry) = self.entries.get_mut(index as usize).filter(|entry| !entry.is_dirty) {
             entry.is_dirty = true;
             self.dirty.push_back(index);
@@ -634,7 +635,7 @@ impl Core {
 const NONE: u32 = u32::MAX;
 
 /// The connection of this name, if it has come up and its name is not out of date.
-fn find(entries: &mut [Entry], id: ConnectionId) -> Option<&mut Connection> {
+pub(super) fn find(entries: &mut [Entry], id: ConnectionId) -> Option<&mut Connection> {
     match entries.get_mut(id.index()) {
         Some(Entry { generation, state: EntryState::Connected(connection), .. })
             if *generation == id.generation =>

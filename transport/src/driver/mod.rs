@@ -13,6 +13,7 @@
 mod address;
 mod core;
 mod handler;
+mod settlement;
 mod stats;
 pub(crate) mod timers;
 mod waiter;
@@ -28,7 +29,7 @@ pub use wires::WiresError;
 use crate::backend::inproc::InprocNetwork;
 use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
-use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
+use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity};
 use crate::pool::PoolConfig;
 use crate::sync::Wakeup;
 use crate::time::Timestamp;
@@ -327,6 +328,12 @@ impl<H: Handler> Driver<H> {
             ConnectionEvent::Attached { link } => handler.attached(core, id, link),
             ConnectionEvent::Detached { link, role, code, text } => {
                 handler.detached(core, id, DetachedByPeer { link, role, code, text });
+            }
+            ConnectionEvent::Settled { deliveries: Deliveries { link, lane, positions }, outcome } => {
+                handler.settled(core, id, Settled { link, lane, positions, outcome });
+            }
+            ConnectionEvent::Leaving { within, text } => {
+                handler.leaving(core, id, &Leaving { within, text });
             }
             ConnectionEvent::Closed(reason) => self.report_closed(id, &reason),
         }

@@ -58,7 +58,7 @@ impl Broker {
         let last = self.catalog.route(route).len() - 1;
         for step in 0..last {
             let index = self.catalog.route(route)[step];
-            match share(&entry, core) {
+            match entry.share(core.pool()) {
                 Some(shared) => self.offer(core, index, shared),
                 None => super::count(&mut self.stats.shares_dropped, |dropped| {
                     let queue = &self.queues[index].name;
@@ -75,8 +75,10 @@ impl Broker {
     }
 
     /// A message for a queue: to a consumer if one can take it and nothing is before it, else to the end.
-    fn offer(&mut self, core: &mut Core, index: usize, entry: Entry) {
-        self.queues[index].counts.messages_in += 1;
+    fn offer(&mut self, core: &mut Core, index: usize, mut entry: Entry) {
+        let queue = &mut self.queues[index];
+        queue.counts.messages_in += 1;
+        queue.number(&mut entry);
         let entry = if self.queues[index].entries.is_empty() {
             match self.deliver(core, index, entry) {
                 Ok(()) => {
@@ -138,7 +140,10 @@ impl Broker {
                 self.queues[index].ready.pop_front();
                 continue;
             };
-            if self.is_congested(connection) || !core.is_writable(connection, link) {
+            if self.is_full(index, place)
+                || !self.takes_deliveries(connection)
+                || !core.is_writable(connection, link)
+            {
                 self.set_unready(index, place);
                 continue;
             }
@@ -146,13 +151,20 @@ impl Broker {
                 self.count_expired(index);
                 return Ok(());
             }
-            let head = &mut entry.message.head;
-            head.link = Some(link);
-            let owes_reply = head.kind == MessageKind::Request && head.reply_address.is_some();
+            entry.message.head.link = Some(link);
+            let Ok(kept) = self.keep(core, place, &entry) else {
+                self.set_unready(index, place);
+                self.retry_later(core, connection);
+                continue;
+            };
+            let owes_reply = entry.owes_reply();
             match core.send(connection, entry.message) {
                 Ok(()) => {
                     self.queues[index].ready.rotate_left(1);
                     self.queues[index].counts.delivered += 1;
+                    if let Some(kept) = kept {
+                        self.await_settlement(core, place, kept);
+                    }
                     self.delivered(core, connection, owes_reply);
                     return Ok(());
                 }
@@ -160,10 +172,21 @@ impl Broker {
                     entry.message = message;
                     self.set_unready(index, place);
                     self.not_taken(core, place, &error);
+                    let front = self.queues[index].entries.front();
+                    if front.is_some_and(|front| front.number < entry.number) {
+                        // What that consumer had not settled comes first.
+                        return Err(entry);
+                    }
                 }
             }
         }
         Err(entry)
+    }
+
+    /// Whether a consumer has as much unsettled as it may. It comes back when it settles.
+    fn is_full(&self, index: usize, place: usize) -> bool {
+        let unsettled = self.consumers.at(place).and_then(|consumer| consumer.unsettled.as_ref());
+        unsettled.is_some_and(|unsettled| unsettled.messages() >= self.queues[index].unsettled_max)
     }
 
     fn delivered(&mut self, core: &mut Core, connection: ConnectionId, owes_reply: bool) {
@@ -197,7 +220,7 @@ impl Broker {
                 });
                 core.detach_link(connection, link, DetachCode::ResourceLimit, &error.to_string());
                 self.peers.take_link(connection, link);
-                self.forget_consumer(place);
+                self.forget_consumer(core, place);
             }
             // The send queue is full, or the pool is empty.
             _ => self.retry_later(core, connection),
@@ -210,11 +233,4 @@ impl Broker {
             tracing::info!(queue, dropped, "a message was dropped: its deadline was over");
         });
     }
-}
-
-/// The same message once more, without a copy of its body; `None` when the pool has no buffer for its list.
-fn share(entry: &Entry, core: &mut Core) -> Option<Entry> {
-    let body = entry.message.body.share(core.pool()).ok()?;
-    let message = Message { head: entry.message.head, extensions: entry.message.extensions.clone(), body };
-    Some(Entry::new(message, entry.since))
 }

@@ -1,7 +1,8 @@
 //! The links of one connection, and their credit.
 
+use super::settlement::Settlements;
 use crate::proto::control::{Address, Attach, LinkCredit, LinkRole};
-use crate::proto::{LinkId, PeerMisbehaved, ReplyAddress};
+use crate::proto::{LANES, Lane, LinkId, PeerMisbehaved, ReplyAddress};
 use thiserror::Error;
 
 /// What the peer wants to attach to.
@@ -18,7 +19,7 @@ pub enum Target {
 pub struct AttachRequest {
     /// The number that the peer gave it.
     pub link: LinkId,
-    /// What the peer wants to do on it: to produce or to consume.
+    /// What the peer wants to do on it: to produce, to consume, or to consume and settle.
     pub role: LinkRole,
     /// Where.
     pub target: Target,
@@ -44,6 +45,22 @@ pub enum LinkError {
     /// The link's credit is used up; a `Writable` event follows when there is more.
     #[error("link {0} has no credit left; wait for its Writable event")]
     NoCredit(LinkId),
+    /// The peer does not take settlements, so nothing can be consumed from it that is to be settled.
+    #[error("the peer does not take settlements (capability SETTLEMENT); attach as a plain consumer")]
+    NoSettlement,
+    /// Its deliveries are not settled, or not any more.
+    #[error("link {0} is not attached as a consumer that settles")]
+    NotSettled(LinkId),
+    /// What was to be settled has not arrived.
+    #[error("delivery {position} of link {link} has not arrived; {delivered} of its lane have")]
+    NotDelivered {
+        /// The link.
+        link: LinkId,
+        /// The last position that was to be settled.
+        position: u64,
+        /// How many have arrived in that lane.
+        delivered: u64,
+    },
     /// As many links as were negotiated are in use.
     #[error("all {links_max} links of this connection are in use (links_max)")]
     LinkLimit {
@@ -65,15 +82,21 @@ pub(crate) struct Links {
     free: Vec<u32>,
     /// Links whose receivers have more room than the peer was told.
     due: Vec<LinkId>,
+    /// What became of deliveries, as far as the peer has not been told.
+    pub(super) settlements: Settlements,
+    /// It was negotiated that deliveries may be settled.
+    pub(super) may_settle: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Link {
-    role: LinkRole,
-    state: LinkState,
+    pub(super) role: LinkRole,
+    pub(super) state: LinkState,
     /// Sent or received so far, depending on the direction.
     messages: u64,
     bytes: u64,
+    /// The same messages by lane, those that have begun to arrive not counted.
+    pub(super) delivered: [u64; LANES],
     /// The longest message received so far.
     longest_bytes: u64,
     /// The limit that holds: granted by the peer, or announced to it.
@@ -86,7 +109,7 @@ pub(crate) struct Link {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LinkState {
+pub(super) enum LinkState {
     /// Asked for, not answered.
     Requested,
     Attached,
@@ -95,12 +118,24 @@ enum LinkState {
 }
 
 impl Links {
-    pub(crate) fn new(is_client: bool, links_max: u32) -> Self {
-        Self { is_client, links_max, ours: Vec::new(), theirs: Vec::new(), free: Vec::new(), due: Vec::new() }
+    pub(crate) fn new(is_client: bool, links_max: u32, may_settle: bool) -> Self {
+        Self {
+            is_client,
+            links_max,
+            ours: Vec::new(),
+            theirs: Vec::new(),
+            free: Vec::new(),
+            due: Vec::new(),
+            settlements: Settlements::default(),
+            may_settle,
+        }
     }
 
     /// A new link of this end.
     pub(crate) fn request(&mut self, role: LinkRole, credit: LinkCredit) -> Result<LinkId, LinkError> {
+        if role == LinkRole::SettlingConsumer && !self.may_settle {
+            return Err(LinkError::NoSettlement);
+        }
         let place = match self.free.pop() {
             Some(place) => place,
             None if self.ours.len() < self.links_max as usize => {
@@ -118,6 +153,9 @@ impl Links {
         let link = attach.link;
         if self.is_ours(link) {
             return Err(PeerMisbehaved::LinkUnknown { link });
+        }
+        if attach.role == LinkRole::SettlingConsumer && !self.may_settle {
+            return Err(PeerMisbehaved::SettlementNotNegotiated { link });
         }
         let place = (link.value() - 1) / 2;
         if place >= self.links_max {
@@ -144,7 +182,7 @@ impl Links {
             return Err(LinkError::NotAttached(link));
         };
         entry.state = LinkState::Attached;
-        if entry.role == LinkRole::Consumer {
+        if entry.role.consumes() {
             return Ok(LinkCredit::default());
         }
         (entry.limit, entry.target) = (credit, credit);
@@ -208,7 +246,7 @@ impl Links {
     }
 
     /// Takes credit for a message of `bytes` bytes to be sent.
-    pub(crate) fn take_credit(&mut self, link: LinkId, bytes: u64) -> Result<(), LinkError> {
+    pub(crate) fn take_credit(&mut self, link: LinkId, lane: Lane, bytes: u64) -> Result<(), LinkError> {
         let is_ours = self.is_ours(link);
         let Some(entry) = self.find(link).filter(|entry| entry.sends(is_ours)) else {
             return Err(LinkError::NotAttached(link));
@@ -219,6 +257,7 @@ impl Links {
         }
         entry.messages += 1;
         entry.bytes = entry.bytes.saturating_add(bytes);
+        entry.count(lane);
         Ok(())
     }
 
@@ -255,9 +294,8 @@ impl Links {
     /// before it knew.
     pub(crate) fn received(&mut self, link: LinkId, bytes: u64) -> Result<(), PeerMisbehaved> {
         let is_ours = self.is_ours(link);
-        let receives = |entry: &&mut Link| {
-            entry.state != LinkState::Requested && (entry.role == LinkRole::Consumer) == is_ours
-        };
+        let receives =
+            |entry: &&mut Link| entry.state != LinkState::Requested && entry.role.consumes() == is_ours;
         let Some(entry) = self.find(link).filter(receives) else {
             return Err(PeerMisbehaved::LinkUnknown { link });
         };
@@ -281,7 +319,7 @@ impl Links {
     /// Says how much a receiving link can take from now on. The peer is told when it is worth a record.
     pub(crate) fn set_room(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
         let is_ours = self.is_ours(link);
-        let receives = |entry: &&mut Link| (entry.role == LinkRole::Consumer) == is_ours;
+        let receives = |entry: &&mut Link| entry.role.consumes() == is_ours;
         let Some(entry) = self.find(link).filter(receives) else { return Err(LinkError::NotAttached(link)) };
         entry.set_target(room);
         self.note_due(link);
@@ -336,7 +374,7 @@ impl Links {
         }
     }
 
-    fn find(&mut self, link: LinkId) -> Option<&mut Link> {
+    pub(super) fn find(&mut self, link: LinkId) -> Option<&mut Link> {
         let place = (link.value() - 1) as usize / 2;
         let list = if self.is_ours(link) { &mut self.ours } else { &mut self.theirs };
         list.get_mut(place)?.as_mut()
@@ -352,7 +390,7 @@ impl Links {
         }
     }
 
-    fn is_ours(&self, link: LinkId) -> bool {
+    pub(super) fn is_ours(&self, link: LinkId) -> bool {
         link.value().is_multiple_of(2) != self.is_client
     }
 
@@ -378,6 +416,7 @@ impl Link {
             state: LinkState::Requested,
             messages: 0,
             bytes: 0,
+            delivered: [0; LANES],
             longest_bytes: 0,
             limit: credit,
             target: credit,

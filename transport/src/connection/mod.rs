@@ -13,18 +13,20 @@
 mod greeting;
 mod links;
 mod open;
+mod settlement;
 mod state;
 mod streams;
 mod times;
 
 pub use links::{AttachRequest, LinkError, LinkRoom, Target};
+pub use settlement::Deliveries;
 pub(crate) use state::Connection;
 pub(crate) use streams::Streams;
 
 use crate::message::Message;
 use crate::packing::OutboxFull;
 use crate::pool::PoolError;
-use crate::proto::control::{CloseCode, DetachCode, LinkRole};
+use crate::proto::control::{CloseCode, DetachCode, LinkRole, Outcome};
 use crate::proto::handshake::{Negotiated, RefusalReason};
 use crate::proto::hello::{ProcessIdentity, Refusal};
 use crate::proto::{LinkId, Parameters, PeerMisbehaved};
@@ -120,6 +122,20 @@ pub enum ConnectionEvent {
         path: usize,
         /// It had none for so long.
         interrupted_for: Duration,
+    },
+    /// The peer has said what became of deliveries: for the first time, or again.
+    Settled {
+        /// Which.
+        deliveries: Deliveries,
+        /// What became of them.
+        outcome: Outcome,
+    },
+    /// The peer asks to be left.
+    Leaving {
+        /// So long it goes on serving.
+        within: Duration,
+        /// For people.
+        text: String,
     },
     /// The connection has ended. Nothing follows.
     Closed(CloseReason),

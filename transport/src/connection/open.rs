@@ -5,7 +5,7 @@ use super::{CloseReason, ConnectionEvent};
 use crate::message::Message;
 use crate::packing::{Announcement, Inbox, InboxError, PackingRules, Parsed, Windows};
 use crate::pool::{GatherList, Pool, PoolError};
-use crate::proto::control::{Control, Detach, DetachCode, Flow};
+use crate::proto::control::{Control, Detach, DetachCode};
 use crate::proto::credit::{CreditLimit, ReceiveWindow, SendWindow};
 use crate::proto::frame::FrameHeader;
 use crate::proto::handshake::Negotiated;
@@ -98,10 +98,7 @@ impl Open {
         let before = gather.len();
         let sends_streams = is_current && self.close.is_none();
         if sends_streams {
-            let Streams { links, outbox, .. } = streams;
-            links.take_due(|link, credit| {
-                encoded(&Control::Flow(Flow { link, credit }), |record| outbox.push_control(record));
-            });
+            streams.push_due();
         }
         let Streams { outbox, received, .. } = streams;
         let mut announcement = Announcement {
@@ -161,7 +158,8 @@ impl Open {
                 (is_current
                     && (streams.outbox.waiting_messages() > 0
                         || streams.outbox.waiting_control() > 0
-                        || streams.links.has_due()))
+                        || streams.links.has_due()
+                        || streams.links.has_settlements()))
                     || self.owes_announcement()
             }
         }
@@ -245,13 +243,13 @@ impl Open {
                     }
                     self.receive_chunk(missing_bytes)?;
                 }
-                Ok(Some(Parsed::Message { message, is_bulk, .. })) => {
+                Ok(Some(Parsed::Message { mut message, is_bulk, .. })) => {
                     if is_bulk {
                         self.receive_chunk(0)?;
                     }
                     self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
-                    if streams.take(&message.head, now)? {
-                        self.owes_acknowledgement |= streams.has_much_untold();
+                    self.owes_acknowledgement |= streams.has_much_untold();
+                    if streams.take(&mut message, now)? {
                         return Ok(Some(message));
                     }
                 }
@@ -331,8 +329,10 @@ impl Streams {
                     events.push_back(ConnectionEvent::Writable { link: flow.link });
                 }
             }
-            Control::Settle(settle) => {
-                return Err(PeerMisbehaved::SettlementNotNegotiated { link: settle.link });
+            Control::Settle(settle) => events.push_back(self.links.settled(settle)?),
+            Control::Leave(leave) => {
+                let within = Duration::from_millis(leave.within_ms.into());
+                events.push_back(ConnectionEvent::Leaving { within, text: leave.text.as_str().to_owned() });
             }
             // It belongs to its connection, which has handled it.
             Control::Close(_) => {}

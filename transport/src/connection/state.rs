@@ -538,7 +538,7 @@ fn local_end(parameters: &Parameters, identity: &Identity, packet_bytes: u32) ->
     let packet_bytes =
         packet_bytes.clamp(256, parameters.packet_bytes.max(256)).min(parameters.chunk_bytes_max);
     LocalEnd {
-        capabilities: Capabilities::default(),
+        capabilities: Capabilities::SETTLEMENT,
         process: identity.process,
         parameters: Parameters { packet_bytes, ..*parameters },
         securities: Vec::new(),

@@ -5,7 +5,7 @@ use super::{ConnectionConfig, SendError};
 use crate::message::Message;
 use crate::packing::{Outbox, PackingRules};
 use crate::pool::Pool;
-use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach};
+use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach, Flow};
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::serial::{Arrival, Received};
 use crate::proto::{LANES, Parameters, PeerMisbehaved, STREAMS, Stream};
@@ -41,6 +41,7 @@ impl Streams {
         parameters: Parameters,
         is_client: bool,
         outlives_connection: bool,
+        may_settle: bool,
     ) -> Self {
         let rules = PackingRules::new(&parameters);
         let mut outbox = Outbox::new(rules, config.send_queue_messages_max, config.send_queue_bytes_max);
@@ -50,7 +51,7 @@ impl Streams {
         Self {
             outbox,
             owes_acknowledgements: outlives_connection,
-            links: Links::new(is_client, parameters.links_max),
+            links: Links::new(is_client, parameters.links_max, may_settle),
             received: Received::default(),
             parameters,
             begun: [0; LANES],
@@ -118,7 +119,25 @@ impl Streams {
         if may_go && !self.outbox.takes_as_it_is(&message.body) {
             message.body.join(pool)?;
         }
-        Ok(link.map_or(Ok(()), |link| self.links.take_credit(link, bytes))?)
+        Ok(link.map_or(Ok(()), |link| self.links.take_credit(link, message.head.lane, bytes))?)
+    }
+
+    /// Has the peer told of the credit that it was not told of yet, and of what became of deliveries.
+    #[inline]
+    pub(super) fn push_due(&mut self) {
+        let Self { links, outbox, .. } = self;
+        links.take_due(|link, credit| {
+            encoded(&Control::Flow(Flow { link, credit }), |record| outbox.push_control(record));
+        });
+        self.push_settlements();
+    }
+
+    #[inline]
+    fn push_settlements(&mut self) {
+        let Self { links, outbox, .. } = self;
+        links.take_settlements(|settle| {
+            encoded(&Control::Settle(settle), |record| outbox.push_control(record));
+        });
     }
 
     pub(crate) fn push_control(&mut self, control: &Control<'_>) {
@@ -130,8 +149,10 @@ impl Streams {
         encoded(&Control::Attach(attach.clone()), |record| self.outbox.push_control_behind_control(record));
     }
 
-    /// Behind the messages of its link. The peer forgets the link with it, and would take them for a violation.
+    /// Behind the messages and the settlements of its link. The peer forgets the link with it, and would take them for
+    /// a violation.
     pub(crate) fn push_detach(&mut self, detach: &Detach<'_>) {
+        self.push_settlements();
         encoded(&Control::Detach(*detach), |record| self.outbox.push_control_behind_messages(record));
     }
 }
@@ -147,16 +168,17 @@ impl Streams {
         Ok(())
     }
 
-    /// A message is here, whole; false if it was held already.
+    /// A message is here, whole; false if it was held already, or if nobody is to have it any more.
     #[inline]
-    pub(super) fn take(&mut self, head: &MessageHead, now: Timestamp) -> Result<bool, PeerMisbehaved> {
+    pub(super) fn take(&mut self, message: &mut Message, now: Timestamp) -> Result<bool, PeerMisbehaved> {
+        let head = &message.head;
         if self.received.check(head.lane, head.lane_sequence)? == Arrival::Duplicate {
             self.duplicates += 1;
             return Ok(false);
         }
         self.charge(head)?;
         self.take_from(Stream::Lane(head.lane), head.total_body_bytes, now);
-        Ok(true)
+        Ok(self.links.deliver(message))
     }
 
     /// A control record is here that has this number; false if it was held already.

@@ -13,6 +13,7 @@
 mod address;
 mod core;
 mod handler;
+mod settlement;
 #[cfg(feature = "simulation")]
 mod simulated;
 mod stats;
@@ -35,7 +36,7 @@ use self::core::Surroundings;
 use crate::backend::inproc::InprocNetwork;
 use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
-use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
+use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity};
 use crate::pool::{Pool, PoolConfig};
 use crate::session::SessionConfig;
 use crate::sync::Wakeup;
@@ -352,6 +353,12 @@ impl<H: Handler> Driver<H> {
             ConnectionEvent::Attached { link } => handler.attached(core, id, link),
             ConnectionEvent::Detached { link, role, code, text } => {
                 handler.detached(core, id, DetachedByPeer { link, role, code, text });
+            }
+            ConnectionEvent::Settled { deliveries: Deliveries { link, lane, positions }, outcome } => {
+                handler.settled(core, id, Settled { link, lane, positions, outcome });
+            }
+            ConnectionEvent::Leaving { within, text } => {
+                handler.leaving(core, id, &Leaving { within, text });
             }
             ConnectionEvent::Closed(reason) => self.report_closed(id, &reason),
         }

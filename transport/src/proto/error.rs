@@ -156,7 +156,7 @@ pub enum PeerMisbehaved {
     ControlFlags { kind: u8, flags: u16 },
     #[error("control record {kind:#04x} has {head_bytes} bytes; its fields take {expected}")]
     ControlBytes { kind: u8, head_bytes: u32, expected: u32 },
-    #[error("role {role} is unknown (0 producer, 1 consumer)")]
+    #[error("role {role} is unknown (0 producer, 1 consumer, 2 consumer that settles)")]
     RoleUnknown { role: u8 },
     #[error("address kind {kind} is unknown (0 named, 1 reply address)")]
     AddressKindUnknown { kind: u8 },
@@ -168,7 +168,7 @@ pub enum PeerMisbehaved {
     ProducerGrants { messages: u64, bytes: u64 },
     #[error("settlement outcome {outcome} is unknown (0 accepted, 1 rejected, 2 released)")]
     OutcomeUnknown { outcome: u16 },
-    #[error("a settlement from {from} to {to}")]
+    #[error("a settlement from {from} to {to}, which is of nothing")]
     SettleRange { from: u64, to: u64 },
 
     // ---- link
@@ -180,6 +180,10 @@ pub enum PeerMisbehaved {
     GrantByProducer { link: LinkId },
     #[error("settlement of link {link}, which was not negotiated")]
     SettlementNotNegotiated { link: LinkId },
+    #[error("settlement of link {link}, whose deliveries are not settled, or by the end that sends them")]
+    LinkNotSettled { link: LinkId },
+    #[error("settled up to {to} of lane {lane:?} of link {link}, on which {limit} were delivered")]
+    SettledUndelivered { link: LinkId, lane: Lane, to: u64, limit: u64 },
 
     // ---- credit
     #[error("frame position {position} is past the granted {limit}")]

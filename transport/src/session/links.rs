@@ -1,12 +1,15 @@
 //! What an application does with a session: messages and links.
 
 use super::Session;
-use crate::connection::{LinkError, LinkRoom, SendError};
+use crate::connection::{Deliveries, LinkError, LinkRoom, SendError};
 use crate::message::Message;
 use crate::pool::Pool;
 use crate::proto::LinkId;
-use crate::proto::control::{Address, Attach, Attached, Control, Detach, DetachCode, LinkCredit, LinkRole};
+use crate::proto::control::{
+    Address, Attach, Attached, Control, Detach, DetachCode, Leave, LinkCredit, LinkRole, Outcome,
+};
 use crate::proto::text::ReasonText;
+use std::time::Duration;
 
 impl Session {
     /// Queues a message on its link, also while the session is interrupted.
@@ -36,7 +39,9 @@ impl Session {
         let streams = self.running().ok_or(SendError::NotOpen)?;
         let credit = match role {
             LinkRole::Producer => LinkCredit::default(),
-            LinkRole::Consumer => LinkCredit { message_limit: room.messages, byte_limit: room.bytes },
+            LinkRole::Consumer | LinkRole::SettlingConsumer => {
+                LinkCredit { message_limit: room.messages, byte_limit: room.bytes }
+            }
         };
         let link = streams.links.request(role, credit)?;
         streams.push_attach(&Attach { link, role, address, credit });
@@ -95,5 +100,26 @@ impl Session {
             streams.links.note_short(link);
         }
         writable
+    }
+}
+
+/// Settlement, and leaving.
+impl Session {
+    /// Says what became of deliveries on a link that this end attached as a consumer that settles. It leaves with what
+    /// leaves next. Saying it twice does no harm: the first time counts.
+    ///
+    /// # Errors
+    /// [`LinkError::NotSettled`] and [`LinkError::NotDelivered`].
+    pub fn settle(&mut self, deliveries: &Deliveries, outcome: Outcome) -> Result<(), LinkError> {
+        let streams = self.running().ok_or(LinkError::NotSettled(deliveries.link))?;
+        streams.links.settle(deliveries, outcome)
+    }
+
+    /// Asks the peer to go elsewhere: this end will be there for so long. Nothing else changes.
+    pub fn ask_to_leave(&mut self, within: Duration, text: &str) {
+        let within_ms = within.as_millis().min(u32::MAX.into()) as u32;
+        if let Some(streams) = self.running() {
+            streams.push_control(&Control::Leave(Leave { within_ms, text: ReasonText::of(text) }));
+        }
     }
 }

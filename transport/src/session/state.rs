@@ -8,7 +8,7 @@ use crate::packing::PackingStats;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
 use crate::proto::control::{CloseCode, RefusalCode};
 use crate::proto::handshake::{LocalFault, Negotiated, Proposal};
-use crate::proto::hello::{ProcessIdentity, SessionTerms};
+use crate::proto::hello::{Capabilities, ProcessIdentity, SessionTerms};
 use crate::proto::{PeerMisbehaved, STREAMS, SessionId, SessionToken};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
@@ -521,7 +521,8 @@ impl Session {
         let is_client = self.reconnect.is_some();
         self.terms = Terms::settled(&negotiated.session);
         let (config, outlives) = (&self.common.connection, self.terms.is_some());
-        self.streams = Some(Streams::new(config, negotiated.parameters, is_client, outlives));
+        let may_settle = negotiated.capabilities.contains(Capabilities::SETTLEMENT);
+        self.streams = Some(Streams::new(config, negotiated.parameters, is_client, outlives, may_settle));
         self.peer = Some(negotiated.peer);
         self.current = Some(index);
         self.state = State::Live;

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use underlay::proto::{SessionProof, SessionToken, Stream};
 use underlay::proto::control::{
-    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, LinkCredit, LinkRole,
-    Outcome, RefusalCode, Settle,
+    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, Leave, LinkCredit,
+    LinkRole, Outcome, RefusalCode, Settle,
 };
 use underlay::proto::extension::{Extension, ExtensionScope, Extensions, TraceContext, WireOffer};
 use underlay::proto::frame::{FrameHeader, FrameKind};
@@ -196,7 +196,7 @@ fn with_control<T>(
         }),
         1 => Control::Attach(Attach {
             link,
-            role: LinkRole::Consumer,
+            role: if code % 2 == 0 { LinkRole::Consumer } else { LinkRole::SettlingConsumer },
             address: secret.map_or(named, |secret| Address::Reply(ReplySecret(secret))),
             credit,
         }),
@@ -204,11 +204,13 @@ fn with_control<T>(
         3 => Control::Detach(Detach { link, code: DetachCode::of(code), text: reason }),
         4 => Control::Flow(Flow { link, credit }),
         5 => Control::Close(Close { code: CloseCode::of(code), text: reason }),
+        6 => Control::Leave(Leave { within_ms: message_limit as u32, text: reason }),
         _ => Control::Settle(Settle {
             link,
+            lane: Lane::ALL[usize::from(code % 5 % 3)],
             outcome: [Outcome::Accepted, Outcome::Rejected, Outcome::Released][usize::from(code % 3)],
-            from: message_limit.min(byte_limit),
-            to: message_limit.max(byte_limit),
+            from: message_limit.min(byte_limit).min(u64::MAX - 1),
+            to: message_limit.max(byte_limit).max(message_limit.min(byte_limit).saturating_add(1)),
         }),
     })
 }
@@ -302,7 +304,7 @@ proptest! {
 
     #[test]
     fn control_records_survive(
-        which in 0..7u8,
+        which in 0..8u8,
         values in (links(), credits(), any::<u16>(), texts()),
         secret: Option<[u8; 32]>,
     ) {

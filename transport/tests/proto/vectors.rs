@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use underlay::proto::SessionToken;
 use underlay::proto::control::{
-    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, LinkCredit, LinkRole,
-    Outcome, RefusalCode, Settle,
+    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, Leave, LinkCredit,
+    LinkRole, Outcome, RefusalCode, Settle,
 };
 use underlay::proto::extension::{Extension, ServiceError, TraceContext, WireOffer, wire_kind};
 use underlay::proto::frame::{FrameHeader, FrameKind, Records};
@@ -235,6 +235,12 @@ fn control_frame() {
             address: Address::Reply(ReplySecret(counting(0x60))),
             credit: credit(256, 1 << 20),
         })),
+        Written::Control(Control::Attach(Attach {
+            link: link(3),
+            role: LinkRole::SettlingConsumer,
+            address: Address::Named(name("orders")),
+            credit: credit(64, 256 << 10),
+        })),
         Written::Control(Control::Attached(Attached { link: link(1), credit: credit(128, 512 << 10) })),
         Written::Control(Control::Detach(Detach {
             link: link(9),
@@ -243,11 +249,13 @@ fn control_frame() {
         })),
         Written::Control(Control::Flow(Flow { link: link(1), credit: credit(192, 768 << 10) })),
         Written::Control(Control::Settle(Settle {
-            link: link(2),
+            link: link(3),
+            lane: Lane::Normal,
             outcome: Outcome::Released,
             from: 100,
             to: 164,
         })),
+        Written::Control(Control::Leave(Leave { within_ms: 5000, text: ReasonText::of("update") })),
         Written::Raw(unknown),
         Written::Control(Control::Close(Close {
             code: CloseCode::ShuttingDown,

@@ -170,7 +170,7 @@ fn record_cases() -> Vec<Case> {
         (Bad::FlagsUnknown { kind: 4, flags: 2 }, bulk(210, &[2])),
         (Bad::FailureNotReply { kind: 2 }, request(34, &[0x1a])),
         (Bad::LinkMissing { kind: 2 }, request(44, &[0])),
-        (Bad::LinkMissing { kind: 0x43 }, control(216, &[0])),
+        (Bad::LinkMissing { kind: 0x43 }, control(256, &[0])),
         (Bad::DeadlineUnannounced { deadline_us: 250_000 }, request(34, &[2])),
         (Bad::BodyTotal { body_bytes: 5, total_body_bytes: 4 }, request(88, &[4])),
         (Bad::BodyTotal { body_bytes: 5, total_body_bytes: 6 }, request(88, &[6])),
@@ -220,20 +220,28 @@ fn extension_cases() -> Vec<Case> {
 
 fn control_cases() -> Vec<Case> {
     vec![
-        (Bad::ControlNotUnderstood { kind: 0x50 }, control(274, &[1])),
+        (Bad::ControlNotUnderstood { kind: 0x50 }, control(338, &[1])),
         (Bad::ControlFlags { kind: 0x40, flags: 1 }, control(34, &[1])),
         (Bad::ControlBytes { kind: 0x40, head_bytes: 48, expected: 56 }, control(46, &[17])),
-        (Bad::ControlBytes { kind: 0x43, head_bytes: 24, expected: 32 }, control(212, &[24])),
-        (Bad::ReservedNotZero { offset: 12 }, control(156, &[1])),
-        (Bad::RoleUnknown { role: 2 }, control(44, &[2])),
+        (Bad::ControlBytes { kind: 0x43, head_bytes: 24, expected: 32 }, control(252, &[24])),
+        (Bad::ReservedNotZero { offset: 12 }, control(196, &[1])),
+        (Bad::RoleUnknown { role: 3 }, control(44, &[3])),
         (Bad::AddressKindUnknown { kind: 2 }, control(45, &[2])),
         (Bad::ReplyAddressProducer, control(92, &[0])),
         (Bad::SecretBytes { bytes: 31 }, frame("control-frame", &[(94, &[31]), (143, &[0])])),
         (Bad::ProducerGrants { messages: 7, bytes: 0 }, control(48, &[7])),
-        (Bad::OutcomeUnknown { outcome: 3 }, control(252, &[3])),
-        (Bad::SettleRange { from: 165, to: 164 }, control(256, &[165])),
+        (Bad::OutcomeUnknown { outcome: 3 }, control(292, &[3])),
+        (Bad::SettleRange { from: 165, to: 164 }, control(296, &[165])),
+        (Bad::SettleRange { from: 164, to: 164 }, control(296, &[164])),
+        (Bad::LaneUnknown { lane: 3 }, control(294, &[3])),
+        (Bad::ReservedNotZero { offset: 15 }, control(295, &[1])),
+        (Bad::ReservedNotZero { offset: 14 }, control(326, &[1])),
+        (Bad::ControlBytes { kind: 0x46, head_bytes: 24, expected: 32 }, control(324, &[9])),
+        (Bad::TextControlCharacter { field: TextField::Reason, offset: 1 }, control(329, &[7])),
+        // A producer that settles is none: what follows a changed role is a grant to itself.
+        (Bad::ProducerGrants { messages: 64, bytes: 256 << 10 }, control(156, &[0])),
         (Bad::TextNotUtf8 { field: TextField::Destination, offset: 0 }, control(64, &[0xff])),
-        (Bad::TextControlCharacter { field: TextField::Reason, offset: 3 }, control(303, &[0x1b])),
+        (Bad::TextControlCharacter { field: TextField::Reason, offset: 3 }, control(367, &[0x1b])),
     ]
 }
 
@@ -286,11 +294,13 @@ fn no_violation_is_without_a_case() {
         "ChunkWithoutMessage",
         "GrantByProducer",
         "LinkInUse",
+        "LinkNotSettled",
         "LinkUnknown",
         "MessageBetweenChunks",
         "ResumePosition",
         "SessionParameter",
         "SessionUnproven",
+        "SettledUndelivered",
         "SettlementNotNegotiated",
     ];
     assert_eq!(variants.difference(&shown).collect::<Vec<_>>(), elsewhere);
@@ -321,5 +331,5 @@ fn what_is_within_the_limits_is_no_violation() {
         assert_eq!(rewrite(&bytes, &limits()), Ok(bytes), "{vector}");
     }
     // A control record of a later version that may be skipped, of the shortest and a longer head.
-    assert_eq!(read(&patched("control-frame", &[(272, &[0xff])]), &limits()), Ok(()));
+    assert_eq!(read(&patched("control-frame", &[(336, &[0xff])]), &limits()), Ok(()));
 }

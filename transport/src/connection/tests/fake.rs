@@ -41,9 +41,13 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn new(config: ConnectionConfig) -> Self {
+        Self::with_capabilities(config, Capabilities::default())
+    }
+
+    pub(super) fn with_capabilities(config: ConnectionConfig, capabilities: Capabilities) -> Self {
         let now = Timestamp::from_nanoseconds(1_000_000);
         let local = LocalEnd {
-            capabilities: Capabilities::default(),
+            capabilities,
             process: identity(9).process,
             parameters: config.parameters,
             securities: Vec::new(),
@@ -213,7 +217,7 @@ pub(super) fn id(link: u32) -> LinkId {
 pub(super) fn attach(link: u32, role: LinkRole) -> Control<'static> {
     let credit = match role {
         LinkRole::Producer => LinkCredit::default(),
-        LinkRole::Consumer => LinkCredit { message_limit: 2, byte_limit: 100 },
+        LinkRole::Consumer | LinkRole::SettlingConsumer => LinkCredit { message_limit: 2, byte_limit: 100 },
     };
     Control::Attach(Attach {
         link: id(link),

@@ -2,11 +2,11 @@
 
 use super::single::Single;
 use crate::connection::{
-    AttachRequest, CloseReason, ConnectionConfig, ConnectionEvent, Identity, LinkRoom,
+    AttachRequest, CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity, LinkRoom,
 };
 use crate::message::Message;
 use crate::pool::{GatherList, Pool, PoolConfig};
-use crate::proto::control::{Address, DetachCode, LinkRole};
+use crate::proto::control::{Address, DetachCode, LinkRole, Outcome};
 use crate::proto::handshake::Negotiated;
 use crate::proto::hello::ProcessIdentity;
 use crate::proto::record::MessageKind;
@@ -63,6 +63,8 @@ pub(super) struct End {
     pub(super) detached: Vec<(LinkId, DetachCode, String)>,
     pub(super) writable: Vec<LinkId>,
     pub(super) messages: VecDeque<Message>,
+    pub(super) settled: Vec<(Deliveries, Outcome)>,
+    pub(super) leaving: Vec<(Duration, String)>,
     pub(super) closed: Vec<CloseReason>,
     /// Links that the peer asks for are granted with this, and given as much again with each message.
     pub(super) grants: Option<LinkRoom>,
@@ -188,6 +190,8 @@ impl End {
             detached: Vec::new(),
             writable: Vec::new(),
             messages: VecDeque::new(),
+            settled: Vec::new(),
+            leaving: Vec::new(),
             closed: Vec::new(),
             grants: Some(AMPLE),
             drops_messages: false,
@@ -219,6 +223,8 @@ impl End {
                 ConnectionEvent::Detached { link, code, text, .. } => self.detached.push((link, code, text)),
                 ConnectionEvent::Writable { link } => self.writable.push(link),
                 ConnectionEvent::Message(message) => self.take(message),
+                ConnectionEvent::Settled { deliveries, outcome } => self.settled.push((deliveries, outcome)),
+                ConnectionEvent::Leaving { within, text } => self.leaving.push((within, text)),
                 ConnectionEvent::Closed(reason) => self.closed.push(reason),
                 other => panic!("{other:?} without a session"),
             }

@@ -155,7 +155,13 @@ fn control_of_links_that_do_not_have_it() {
         Control::Attached(crate::proto::control::Attached { link: id(link), credit: LinkCredit::default() })
     };
     let unknown = |link| PeerMisbehaved::LinkUnknown { link: id(link) };
-    let settle = Control::Settle(Settle { link: id(PRODUCES), outcome: Outcome::Accepted, from: 0, to: 0 });
+    let settle = Control::Settle(Settle {
+        link: id(PRODUCES),
+        lane: Lane::Normal,
+        outcome: Outcome::Accepted,
+        from: 0,
+        to: 1,
+    });
     let cases = [
         (flow(5), unknown(5)),
         (flow(6), unknown(6)),
@@ -169,6 +175,7 @@ fn control_of_links_that_do_not_have_it() {
         (attach(TAKES, LinkRole::Producer), unknown(TAKES)),
         (attach(6, LinkRole::Producer), unknown(6)),
         (settle, PeerMisbehaved::SettlementNotNegotiated { link: id(PRODUCES) }),
+        (attach(7, LinkRole::SettlingConsumer), PeerMisbehaved::SettlementNotNegotiated { link: id(7) }),
     ];
     for (control, expected) in cases {
         let mut fake = linked();

@@ -472,7 +472,7 @@ impl Core {
         ConnectionId { index, generation: self.entries[index as usize].generation }
     }
 
-    pub(super) fn mark_dirty(&mut self, index: u32) {
+    pub(in crate::driver) fn mark_dirty(&mut self, index: u32) {
         if let Some(entry) = self.entries.get_mut(index as usize).filter(|entry| !entry.is_dirty) {
             entry.is_dirty = true;
             self.dirty.push_back(index);

@@ -29,10 +29,11 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use table::{ChannelUser, ChannelUsers, ComingChannel, Entry, UsedChannel, find};
+use table::{ChannelUser, ChannelUsers, ComingChannel, Entry, UsedChannel};
 use thiserror::Error;
 
 pub use table::ConnectionId;
+pub(super) use table::find;
 
 /// Why a driver does not start.
 #[derive(Debug, Error)]
@@ -72,7 +73,7 @@ pub struct Core {
     now: Timestamp,
     pub(super) pool: Pool,
     pub(super) wires: Wires,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     free: Vec<u32>,
     open_entries: usize,
     users: ChannelUsers,
@@ -411,7 +412,7 @@ impl Core {
         }
     }
 
-    fn with_link(
+    pub(super) fn with_link(
         &mut self,
         connection: ConnectionId,
         link: LinkId,

@@ -29,7 +29,7 @@ impl fmt::Display for ConnectionId {
 
 /// A place for a session.
 #[derive(Default)]
-pub(super) struct Entry {
+pub(in crate::driver) struct Entry {
     pub(super) generation: u32,
     pub(super) session: Option<Box<Session>>,
     /// Its channels, by path.
@@ -110,7 +110,7 @@ impl ChannelUsers {
 
 /// The session of this name, if its name is not out of date.
 #[inline]
-pub(super) fn find(entries: &mut [Entry], id: ConnectionId) -> Option<&mut Session> {
+pub(in crate::driver) fn find(entries: &mut [Entry], id: ConnectionId) -> Option<&mut Session> {
     let entry = entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation)?;
     entry.session.as_deref_mut()
 }

@@ -64,6 +64,7 @@ pub mod packing;
 pub mod pool;
 pub mod proto;
 pub mod rpc;
+pub mod session;
 mod sync;
 pub mod time;
 

@@ -215,6 +215,12 @@ impl Calls {
         (self.shard.slots.in_flight(), self.targets.len(), self.targets.queued())
     }
 
+    /// The session with the broker at this place of the list.
+    #[cfg(test)]
+    pub(super) fn session(&self, uplink: usize) -> Option<ConnectionId> {
+        self.uplinks.connection(uplink)
+    }
+
     #[cfg(test)]
     pub(super) fn reply_destination(&self) -> ReplyDestination {
         self.destination.clone()

@@ -1,7 +1,7 @@
 //! What happens to connections and links, for whoever wants to hear of it.
 
 use crate::backend::WireKind;
-use crate::driver::Address;
+use crate::driver::{Address, Resumed};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +104,15 @@ pub enum Event<'a> {
 }
 
 impl<'a> Event<'a> {
+    pub(super) fn of_resumed(address: &'a Address, resumed: &Resumed) -> Self {
+        let Resumed { wire, interrupted_for, .. } = *resumed;
+        if interrupted_for.is_zero() {
+            Self::Moved { address, wire }
+        } else {
+            Self::Resumed { address, wire, interrupted_for }
+        }
+    }
+
     /// The address that it is about.
     pub fn address(&self) -> &'a Address {
         match *self {

@@ -177,13 +177,7 @@ impl Calls {
     pub(super) fn session_resumed(&mut self, core: &mut Core, connection: ConnectionId, resumed: &Resumed) {
         let Some(uplink) = self.uplinks.of(connection) else { return };
         self.uplinks.resumed(uplink);
-        let (address, wire, interrupted_for) =
-            (self.uplinks.address(uplink), resumed.wire, resumed.interrupted_for);
-        if interrupted_for.is_zero() {
-            self.tell(Event::Moved { address, wire });
-        } else {
-            self.tell(Event::Resumed { address, wire, interrupted_for });
-        }
+        self.tell(Event::of_resumed(self.uplinks.address(uplink), resumed));
         self.keep_connected(core);
     }
 

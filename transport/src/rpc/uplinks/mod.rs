@@ -174,12 +174,17 @@ impl Uplinks {
         matches!(self.uplinks[place].stage, Stage::Closing { .. })
     }
 
+    /// The link that makes a session useful, once it was asked for.
+    pub(super) fn link(&self, place: usize) -> Option<LinkId> {
+        match self.uplinks[place].stage {
+            Stage::Attaching { link, .. } | Stage::Open { link, .. } => Some(link),
+            Stage::Idle | Stage::Connecting { .. } | Stage::Closing { .. } => None,
+        }
+    }
+
     /// Whether this link is the one that makes a session useful.
     pub(super) fn is_its_link(&self, place: usize, link: LinkId) -> bool {
-        match self.uplinks[place].stage {
-            Stage::Attaching { link: its, .. } | Stage::Open { link: its, .. } => its == link,
-            Stage::Idle | Stage::Connecting { .. } | Stage::Closing { .. } => false,
-        }
+        self.link(place) == Some(link)
     }
 
     pub(super) fn wanted(&self) -> usize {

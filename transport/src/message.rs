@@ -28,6 +28,7 @@ impl Message {
             kind,
             lane: Lane::Normal,
             redelivered: false,
+            copies: false,
             failure: false,
             reply_address: None,
             hop_count: 0,

@@ -52,17 +52,18 @@ fn messages() -> impl Strategy<Value = MessageHead> {
         (0..=32_768u32, 1..=(64u64 << 20) - 32_768)
             .prop_map(|(bytes, more)| (bytes, u64::from(bytes) + more)),
     ];
-    let options = (any::<Option<[u8; 16]>>(), any::<Option<u32>>(), any::<(bool, bool, bool)>());
+    let options = (any::<Option<[u8; 16]>>(), any::<Option<u32>>(), any::<(bool, bool, bool, bool)>());
     (kinds(), lanes(), links(), body, numbers(), options).prop_map(
         |(kind, lane, link, (body_bytes, total_body_bytes), numbers, options)| {
             let (lane_sequence, origin, message_number, correlation_id, incarnation, hop_count, attempt) =
                 numbers;
-            let (address, deadline_us, (redelivered, failure, linked)) = options;
+            let (address, deadline_us, (redelivered, copies, failure, linked)) = options;
             let is_reply = kind == MessageKind::Reply;
             MessageHead {
                 kind,
                 lane,
                 redelivered,
+                copies,
                 failure: failure && is_reply,
                 reply_address: address.map(ReplyAddress),
                 hop_count,

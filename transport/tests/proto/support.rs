@@ -107,6 +107,7 @@ pub(crate) fn message() -> MessageHead {
         kind: MessageKind::Message,
         lane: Lane::Normal,
         redelivered: false,
+        copies: false,
         failure: false,
         reply_address: None,
         hop_count: 0,

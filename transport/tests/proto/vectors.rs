@@ -105,6 +105,7 @@ fn trace() -> TraceContext {
 fn request_frame() {
     let head = MessageHead {
         kind: MessageKind::Request,
+        copies: true,
         reply_address: Some(ReplyAddress::of(&ReplySecret(counting(0x60)))),
         hop_count: 1,
         body_bytes: 5,

@@ -166,7 +166,7 @@ fn record_cases() -> Vec<Case> {
         (Bad::HeadBytes { kind: 2, head_bytes: 56, min: 64, max: 4096 }, request(36, &[56])),
         (Bad::HeadBytes { kind: 4, head_bytes: 104, min: 32, max: 96 }, bulk(212, &[104])),
         (Bad::HeadBytesUnaligned { head_bytes: 153 }, request(36, &[153])),
-        (Bad::FlagsUnknown { kind: 2, flags: 0x20 }, request(34, &[0x32])),
+        (Bad::FlagsUnknown { kind: 2, flags: 0x40 }, request(34, &[0x72])),
         (Bad::FlagsUnknown { kind: 4, flags: 2 }, bulk(210, &[2])),
         (Bad::FailureNotReply { kind: 2 }, request(34, &[0x1a])),
         (Bad::LinkMissing { kind: 2 }, request(44, &[0])),

@@ -1,16 +1,18 @@
 //! What answers the events of a service's driver: requests in, replies out.
 
 use super::super::error::ServiceError;
+use super::brokers::{BROKERS_TIMER, Brokers, LEAVING_TIMER};
+use super::duplicates::{Duplicates, may_repeat};
 use super::{Request, ServiceStats};
 use crate::connection::{AttachRequest, CloseReason, Deliveries, LinkError, LinkRoom, SendError, Target};
-use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler};
+use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
 use crate::message::Message;
 use crate::pool::{Body, Pool, PoolError, Segment};
-use crate::proto::control::{Address as LinkAddress, DetachCode, LinkRole, Outcome};
+use crate::proto::control::{DetachCode, LinkRole, Outcome};
 use crate::proto::extension::ExtensionWriter;
 use crate::proto::handshake::Negotiated;
 use crate::proto::hello::Capabilities;
-use crate::proto::record::MessageKind;
+use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::text::Name;
 use crate::proto::{LANES, Lane, LinkId, ReplyAddress};
 use std::collections::VecDeque;
@@ -19,16 +21,19 @@ use std::time::Duration;
 /// How soon sending is tried again when a queue or the pool was full, of which no event tells when it is not any more.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 
-/// The one timer.
+/// The timer by which sending is tried again. `brokers` has others.
 const RETRY_TIMER: usize = 0;
 
 /// Answers the events of a service's driver.
 pub(super) struct Answers<F> {
-    destination: String,
+    pub(super) destination: String,
     room: LinkRoom,
     answer: F,
     mode: Mode,
     pub(super) state: State,
+    /// Of a service that connects.
+    pub(super) brokers: Option<Brokers>,
+    duplicates: Duplicates,
     /// By connection.
     peers: Vec<Peer>,
     is_retrying: bool,
@@ -81,8 +86,17 @@ enum Next {
 }
 
 impl<F> Answers<F> {
-    pub(super) fn new(destination: &str, room: LinkRoom, mode: Mode, answer: F) -> Self {
+    pub(super) fn new(
+        destination: &str,
+        room: LinkRoom,
+        brokers: Option<Brokers>,
+        duplicates: Duplicates,
+        answer: F,
+    ) -> Self {
+        let mode = if brokers.is_some() { Mode::Connected } else { Mode::Listening };
         Self {
+            brokers,
+            duplicates,
             destination: destination.to_owned(),
             room,
             answer,
@@ -100,6 +114,14 @@ impl<F> Answers<F> {
             self.peers.resize_with(index + 1, Peer::default);
         }
         &mut self.peers[index]
+    }
+}
+
+impl<F> Answers<F> {
+    /// Whether answers wait to be sent.
+    pub(super) fn has_waiting(&self, connection: ConnectionId) -> bool {
+        let peer = self.peers.get(connection.index());
+        peer.is_some_and(|peer| peer.waiting.iter().any(|queue| !queue.is_empty()))
     }
 }
 
@@ -128,6 +150,31 @@ where
         reply.head.origin = core.identity().process.origin;
         reply.head.message_number = core.next_message_number();
         reply
+    }
+
+    /// A copy of a request that was handled: it is answered as the first one was, if that answer is still kept.
+    fn duplicate(
+        &mut self,
+        core: &mut Core,
+        connection: ConnectionId,
+        head: &MessageHead,
+        request: Option<Deliveries>,
+    ) {
+        self.stats.duplicates += 1;
+        let kept = head.reply_address.zip(self.duplicates.reply(head, core.pool()));
+        let Some((address, mut reply)) = kept else {
+            return settle(core, connection, request, Outcome::Accepted);
+        };
+        reply.head.link = self.reply_link(connection, address);
+        if self.mode == Mode::Listening && reply.head.link.is_none() {
+            self.stats.replies_dropped += 1;
+            return settle(core, connection, request, Outcome::Accepted);
+        }
+        // What the copy is recognised by, which may be a later attempt.
+        reply.head.attempt = head.attempt;
+        reply.head.message_number = core.next_message_number();
+        self.stats.duplicates_answered += 1;
+        self.send(core, connection, Answer { reply, request });
     }
 
     /// Sends a reply, or lets it wait behind those that wait already.
@@ -275,8 +322,8 @@ where
         // The name was checked when the service was made.
         let Ok(name) = Name::new(&self.destination) else { return };
         let role = if takes_settlements { LinkRole::SettlingConsumer } else { LinkRole::Consumer };
-        if let Err(error) = core.attach(connection, role, LinkAddress::Named(name), self.room) {
-            self.state = State::Ended(error.to_string());
+        if let Some(brokers) = &mut self.brokers {
+            brokers.attach(core, connection, role, name, self.room);
         }
     }
 
@@ -293,9 +340,12 @@ where
         );
     }
 
-    fn attached(&mut self, _core: &mut Core, connection: ConnectionId, link: LinkId) {
-        self.peer(connection).requests.push(link);
-        self.state = State::Serving;
+    fn attached(&mut self, core: &mut Core, connection: ConnectionId, link: LinkId) {
+        let Some(brokers) = &mut self.brokers else { return };
+        if brokers.attached(core, connection, link, &self.destination) {
+            self.peer(connection).requests.push(link);
+            self.state = State::Serving;
+        }
     }
 
     fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer) {
@@ -305,10 +355,7 @@ where
         match self.mode {
             // What waits for the link is not waited with any longer.
             Mode::Listening => self.send_waiting(core, connection),
-            Mode::Connected => {
-                let text = format!("the broker detached it ({:?}): {}", detached.code, detached.text);
-                self.state = State::Ended(text);
-            }
+            Mode::Connected => self.detached_by_broker(core, connection, &detached),
         }
     }
 
@@ -320,8 +367,19 @@ where
             settle(core, connection, request, Outcome::Rejected);
             return self.renew_room(core, connection);
         }
+        if let Some(brokers) = &mut self.brokers {
+            brokers.note_request(core.now(), connection);
+        }
+        let repeats = may_repeat(&message.head).then(|| message.head);
+        if let Some(head) = repeats.filter(|head| self.duplicates.contains(head)) {
+            self.duplicate(core, connection, &head, request);
+            return self.renew_room(core, connection);
+        }
         self.stats.requests += 1;
         let mut reply = self.reply(core, message);
+        if let Some(head) = &repeats {
+            self.duplicates.remember(head, head.reply_address.map(|_| &reply), core.pool());
+        }
         match address.filter(|_| kind == MessageKind::Request) {
             None => {
                 self.stats.without_reply_address += 1;
@@ -342,16 +400,38 @@ where
         self.send_waiting(core, connection);
     }
 
-    fn closed(&mut self, _core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+    fn closed(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
         let peer = std::mem::take(self.peer(connection));
         self.stats.replies_dropped += peer.waiting.iter().map(VecDeque::len).sum::<usize>() as u64;
-        if self.mode == Mode::Connected {
-            self.state = State::Ended(reason.to_string());
+        if let Some(brokers) = &mut self.brokers {
+            brokers.closed(core, connection, &reason.to_string());
         }
     }
 
-    fn timer(&mut self, core: &mut Core, _key: usize) {
-        self.retry(core);
+    fn interrupted(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+        if let Some(brokers) = &mut self.brokers {
+            brokers.interrupted(core, connection, &reason.to_string());
+        }
+    }
+
+    fn resumed(&mut self, core: &mut Core, connection: ConnectionId, resumed: &Resumed) {
+        if let Some(brokers) = &mut self.brokers {
+            brokers.resumed(core, connection, resumed);
+        }
+    }
+
+    fn leaving(&mut self, core: &mut Core, connection: ConnectionId, leaving: &Leaving) {
+        if let Some(brokers) = &mut self.brokers {
+            brokers.asked_to_leave(core, connection, leaving);
+        }
+    }
+
+    fn timer(&mut self, core: &mut Core, key: usize) {
+        match (key, &mut self.brokers) {
+            (BROKERS_TIMER, Some(brokers)) => brokers.keep_attached(core),
+            (LEAVING_TIMER, _) => self.close_left(core),
+            _ => self.retry(core),
+        }
     }
 }
 

@@ -114,7 +114,7 @@ impl Open {
         let outbox = &mut self.outbox;
         if !self.is_closing {
             self.links.take_due(|link, credit| push_control(outbox, &Control::Flow(Flow { link, credit })));
-            self.links.take_settlements(|settle| push_control(outbox, &Control::Settle(settle)));
+            self.links.take_settlements(|settle| outbox.push_control(&settle.record()));
         }
         let announcement = self.announcement();
         let before = gather.len();
@@ -209,7 +209,7 @@ impl Open {
     /// a violation.
     pub(super) fn push_detach(&mut self, detach: &Detach<'_>) {
         let outbox = &mut self.outbox;
-        self.links.take_settlements(|settle| push_control(outbox, &Control::Settle(settle)));
+        self.links.take_settlements(|settle| outbox.push_control(&settle.record()));
         encoded(&Control::Detach(*detach), |record| self.outbox.push_control_behind_messages(record));
     }
 
@@ -251,11 +251,9 @@ impl Open {
                     if is_bulk {
                         self.receive_chunk(0)?;
                     }
-                    if !had_begun {
-                        self.count_on_link(&message.head)?;
-                    }
+                    let is_wanted = self.links.arrived(&mut message, had_begun)?;
                     self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
-                    if self.links.deliver(&mut message) {
+                    if is_wanted {
                         return Ok(Some(message));
                     }
                 }
@@ -291,7 +289,7 @@ impl Open {
     }
 
     fn count_on_link(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
-        head.link.map_or(Ok(()), |link| self.links.received(link, head.total_body_bytes))
+        head.link.map_or(Ok(()), |link| self.links.received(link, head.total_body_bytes).map(drop))
     }
 
     /// Counts a chunk. The peer is told of its credit at once when it needs more of it than it has.

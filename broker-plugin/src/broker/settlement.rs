@@ -37,17 +37,15 @@ impl Broker {
         let Settled { lane, positions, outcome, .. } = settled;
         let queue = &mut self.queues[index];
         let before = unsettled.messages();
-        let mut refused = Vec::new();
+        let was_full = before >= queue.unsettled_max;
         if outcome == Outcome::Accepted {
             queue.ledger.release(unsettled.accept(lane, positions));
-            queue.counts.settled += before - unsettled.messages();
+            let settled = before - unsettled.messages();
+            queue.counts.settled += settled;
+            queue.unsettled -= settled;
         } else {
-            refused = unsettled.take(lane, positions);
-        }
-        let left = unsettled.messages();
-        queue.unsettled -= before - left;
-        let was_full = before >= queue.unsettled_max && left < before;
-        if !refused.is_empty() {
+            let refused = unsettled.take(lane, positions);
+            queue.unsettled -= refused.len() as u64;
             self.refused(core, connection, index, refused, outcome);
         }
         if was_full {

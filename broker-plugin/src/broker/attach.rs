@@ -144,7 +144,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn forget_consumer(&mut self, core: &Core, place: usize) {
+    pub(super) fn forget_consumer(&mut self, core: &mut Core, place: usize) {
         let Some(consumer) = self.consumers.remove(place) else { return };
         if let Some(peer) = self.peers.find(consumer.connection) {
             peer.consumers -= 1;

@@ -212,6 +212,13 @@ pub(super) struct Consumer {
     pub(super) unsettled: Option<Unsettled>,
 }
 
+impl Consumer {
+    /// Whether it has as much unsettled as it may. It comes back when it settles.
+    pub(super) fn is_full(&self, unsettled_max: u64) -> bool {
+        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.messages() >= unsettled_max)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

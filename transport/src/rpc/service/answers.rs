@@ -2,7 +2,7 @@
 
 use super::super::error::ServiceError;
 use super::brokers::{BROKERS_TIMER, Brokers, LEAVING_TIMER};
-use super::duplicates::{Duplicates, may_repeat};
+use super::duplicates::{Duplicates, Key, repeatable};
 use super::{Request, ServiceStats};
 use crate::connection::{AttachRequest, CloseReason, LinkError, LinkRoom, SendError, Target};
 use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
@@ -24,14 +24,14 @@ const RETRY_AFTER: Duration = Duration::from_millis(1);
 const RETRY_TIMER: usize = 0;
 
 /// Answers the events of a service's driver.
-pub(super) struct Answers<F> {
+pub(in crate::rpc) struct Answers<F> {
     pub(super) destination: String,
     room: LinkRoom,
     answer: F,
     mode: Mode,
     pub(super) state: State,
     /// Of a service that connects.
-    pub(super) brokers: Option<Brokers>,
+    pub(in crate::rpc) brokers: Option<Brokers>,
     duplicates: Duplicates,
     /// By connection.
     peers: Vec<Peer>,
@@ -144,10 +144,10 @@ where
     }
 
     /// A copy of a request that was handled: it is answered as the first one was, if that answer is still kept.
-    fn duplicate(&mut self, core: &mut Core, connection: ConnectionId, head: &MessageHead) {
+    fn duplicate(&mut self, core: &mut Core, connection: ConnectionId, head: &MessageHead, key: Key) {
         self.stats.duplicates += 1;
         let Some(address) = head.reply_address else { return };
-        let Some(mut reply) = self.duplicates.reply(head, core.pool()) else { return };
+        let Some(mut reply) = self.duplicates.reply(key, core.pool()) else { return };
         reply.head.link = self.reply_link(connection, address);
         if self.mode == Mode::Listening && reply.head.link.is_none() {
             self.stats.replies_dropped += 1;
@@ -343,15 +343,15 @@ where
         if let Some(brokers) = &mut self.brokers {
             brokers.note_request(core.now(), connection);
         }
-        let repeats = may_repeat(&message.head).then(|| message.head);
-        if let Some(head) = repeats.filter(|head| self.duplicates.contains(head)) {
-            self.duplicate(core, connection, &head);
+        let repeatable = repeatable(&message.head);
+        if let Some(key) = repeatable.filter(|&key| self.duplicates.contains(key)) {
+            self.duplicate(core, connection, &message.head, key);
             return self.renew_room(core, connection);
         }
         self.stats.requests += 1;
         let mut reply = self.reply(core, message);
-        if let Some(head) = &repeats {
-            self.duplicates.remember(head, head.reply_address.map(|_| &reply), core.pool());
+        if let Some(key) = repeatable {
+            self.duplicates.remember(key, address.map(|_| &reply), core.pool());
         }
         match address.filter(|_| kind == MessageKind::Request) {
             None => self.stats.without_reply_address += 1,

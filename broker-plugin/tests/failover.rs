@@ -103,7 +103,8 @@ fn the_ledger_adds_up_when_brokers_die_under_load() {
         let mut calls: Vec<_> = Vec::new();
         for step in 0..600 {
             number += 1;
-            let options = CallOptions { idempotent: number % 2 == 0, ..CallOptions::new(PATIENCE) };
+            let options =
+                CallOptions { idempotent: number.is_multiple_of(2), ..CallOptions::new(PATIENCE / 4) };
             calls.push((number, handle.call_with_options("work", &number.to_le_bytes(), options)));
             if step % 50 == 49 {
                 std::thread::sleep(Duration::from_millis(1));
@@ -123,7 +124,7 @@ fn the_ledger_adds_up_when_brokers_die_under_load() {
                     assert_eq!(number % 2, 1, "an idempotent call is sent again");
                     in_doubt += 1;
                 }
-                Err(error) => panic!("call {number}: {error}"),
+                Err(error) => panic!("call {number}: {error}; {:?}", service.stop()),
             }
         }
     }
@@ -138,7 +139,8 @@ fn the_ledger_adds_up_when_brokers_die_under_load() {
     assert_eq!(handled_twice, 0, "the service knows the copies");
     assert!(never_handled <= in_doubt, "what was not in doubt was handled");
     drop(client);
-    service.stop().unwrap();
+    let stats = service.stop().unwrap();
+    assert_eq!(stats.duplicates, stats.duplicates_answered, "small replies are kept long enough: {stats:?}");
     first.die();
     second.die();
 }

@@ -73,7 +73,8 @@ impl Duplicates {
             return;
         }
         let place = self.make_place(key);
-        let Some(reply) = reply else { return };
+        // Without a buffer for it, it is not kept: whoever repeats the request waits in vain, as if it was lost.
+        let Some(reply) = reply.and_then(|reply| keepable(reply, pool)) else { return };
         let bytes = reply.body.held_bytes() + reply.extensions.as_ref().map_or(0, |it| it.held_bytes());
         if bytes > self.reply_bytes_max {
             return;
@@ -81,11 +82,8 @@ impl Duplicates {
         while self.kept_bytes + bytes > self.reply_bytes_max {
             self.drop_oldest_reply();
         }
-        // Without a buffer for its list it is not kept: whoever repeats the request waits in vain, as if it was lost.
-        if let Some(reply) = share(reply, pool) {
-            self.kept_bytes += bytes;
-            (self.entries[place].reply, self.entries[place].bytes) = (Some(reply), bytes);
-        }
+        self.kept_bytes += bytes;
+        (self.entries[place].reply, self.entries[place].bytes) = (Some(reply), bytes);
     }
 
     fn make_place(&mut self, key: Key) -> usize {
@@ -116,6 +114,14 @@ impl Duplicates {
         entry.reply = None;
         self.kept_bytes -= std::mem::take(&mut entry.bytes);
     }
+}
+
+/// A share of a reply that is to be held for long. Few bytes in a large buffer, as an echo's are in the buffer that
+/// they were received in, are copied into one that fits, since what counts is what they keep alive.
+fn keepable(reply: &Message, pool: &mut Pool) -> Option<Message> {
+    let mut reply = share(reply, pool)?;
+    reply.body.compact(pool).ok()?;
+    Some(reply)
 }
 
 fn share(reply: &Message, pool: &mut Pool) -> Option<Message> {
@@ -199,7 +205,10 @@ mod tests {
                 let reply = reply_bytes.map(|bytes| {
                     Message::new(MessageKind::Reply, pool.copy_body(&vec![mark; bytes]).unwrap())
                 });
-                let costs = reply.as_ref().map(|reply| (mark, reply.body.held_bytes()));
+                let costs = reply.as_ref().map(|reply| {
+                    let kept = keepable(reply, &mut pool).unwrap();
+                    (mark, kept.body.held_bytes())
+                });
                 duplicates.remember(key, reply.as_ref(), &mut pool);
                 oracle.remember(key, costs, window, bytes_max);
                 let kept: usize = oracle.0.iter().filter_map(|(_, it)| *it).map(|(_, bytes)| bytes).sum();
@@ -209,6 +218,19 @@ mod tests {
                 prop_assert!(now <= *capacity.get_or_insert(now));
             }
         }
+    }
+
+    #[test]
+    fn a_few_bytes_of_a_large_buffer_are_kept_without_it() {
+        let (mut pool, mut duplicates) = (pool(), Duplicates::new(4, 1024));
+        let large = pool.copy_body(&[7; 16_000]).unwrap();
+        let mut body = crate::pool::Body::new();
+        body.push(large.slices(100, 10).next().unwrap(), &mut pool).unwrap();
+        assert!(body.held_bytes() > 1024);
+        let reply = Message::new(MessageKind::Reply, body);
+        duplicates.remember(request(1, 1), Some(&reply), &mut pool);
+        assert_eq!(duplicates.reply(request(1, 1), &mut pool).unwrap().body.to_vec(), [7; 10]);
+        assert!(duplicates.kept_bytes < 1024);
     }
 
     #[test]

@@ -102,8 +102,11 @@ impl World {
         if self.run_until(REST_MAX, has_arrived) {
             // Whatever comes late comes now.
             self.run_until(SECOND, |_| false);
-        } else if self.backlog() > 0 {
-            self.fail(&format!("{} messages wait for nobody knows what", self.backlog()));
+        } else {
+            let backlog = self.backlog();
+            if backlog > 0 {
+                self.fail(&format!("{backlog} messages wait though everybody is there"));
+            }
         }
         if self.has_failed() {
             return;

@@ -213,7 +213,7 @@ impl Actor for ClientActor {
 
     fn next_due(&mut self) -> Timestamp {
         let own = match &self.client {
-            Some(_) if self.is_stopped => Timestamp::NEVER,
+            _ if self.is_stopped => Timestamp::NEVER,
             Some(_) => self.call_at,
             None => self.retry_at,
         };

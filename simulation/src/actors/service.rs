@@ -164,7 +164,8 @@ impl Actor for ServiceActor {
     }
 
     fn next_due(&mut self) -> Timestamp {
-        self.service.as_mut().map_or(self.retry_at, |service| service.driver().next_due())
+        let retry_at = if self.is_stopped { Timestamp::NEVER } else { self.retry_at };
+        self.service.as_mut().map_or(retry_at, |service| service.driver().next_due())
     }
 
     fn close(&mut self) {

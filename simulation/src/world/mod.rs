@@ -16,6 +16,7 @@ use crate::network::{MILLISECOND, NEVER, Network, SECOND};
 use crate::oracle::Oracle;
 use crate::random::Random;
 use faults::FaultPlan;
+pub(crate) use plan::PRODUCERS_MAX;
 use plan::Plan;
 use process::Process;
 
@@ -237,7 +238,11 @@ impl World {
     }
 
     fn backlog(&mut self) -> u64 {
-        self.processes.iter_mut().filter_map(|process| process.actor.as_mut()).map(|actor| actor.backlog()).sum()
+        self.processes
+            .iter_mut()
+            .filter_map(|process| process.actor.as_mut())
+            .map(|actor| actor.backlog())
+            .sum()
     }
 
     fn has_met_enough(&self) -> bool {

@@ -17,6 +17,9 @@ use underlay_broker::config::{ConfigBuilder, LimitSettings, ListenerSettings, Qu
 const WORK: &str = "work";
 const CALLS: &str = "calls";
 
+/// The most producers of a queue, those that were cut off and are still believed to be there included.
+pub(crate) const PRODUCERS_MAX: u64 = 16;
+
 /// What a process is.
 #[derive(Debug)]
 enum Role {
@@ -168,7 +171,7 @@ impl Plan {
 fn broker_config(random: &mut Random) -> Config {
     let queue = |name: &str, messages_max| QueueSettings {
         messages_max,
-        producers_max: 8,
+        producers_max: PRODUCERS_MAX,
         bytes_max: 1 << 20,
         ..QueueSettings::named(name)
     };

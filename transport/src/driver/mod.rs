@@ -37,6 +37,7 @@ use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
 use crate::pool::{Pool, PoolConfig};
+use crate::sabotage::{self, Bug};
 use crate::sync::Wakeup;
 use crate::time::{Clock, Timestamp};
 use std::io;
@@ -338,6 +339,9 @@ impl<H: Handler> Driver<H> {
         match event {
             ConnectionEvent::Message(message) => {
                 core.stats.messages_received += 1;
+                if sabotage::strikes(Bug::LoseMessage) {
+                    return;
+                }
                 handler.message(core, id, message);
             }
             ConnectionEvent::Writable { link } => handler.writable(core, id, link),

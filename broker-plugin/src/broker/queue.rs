@@ -9,6 +9,7 @@ use underlay::driver::ConnectionId;
 use underlay::message::Message;
 use underlay::pool::{Pool, Segment};
 use underlay::proto::LinkId;
+use underlay::sabotage::{self, Bug};
 use underlay::time::Timestamp;
 
 /// Messages in the order of their arrival, and the links of both sides.
@@ -82,7 +83,8 @@ impl Queue {
 
     /// Takes the first one out; its room is free.
     pub(super) fn take_first(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_front()?;
+        let is_wrong = sabotage::strikes(Bug::ReorderQueue);
+        let entry = if is_wrong { self.entries.pop_back()? } else { self.entries.pop_front()? };
         self.ledger.release(entry.amount());
         Some(entry)
     }

@@ -9,6 +9,7 @@ use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach, Flow};
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::serial::{Arrival, Received};
 use crate::proto::{LANES, Parameters, PeerMisbehaved, STREAMS, Stream};
+use crate::sabotage::{self, Bug};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -175,7 +176,7 @@ impl Streams {
         let (lane, bytes) = (message.head.lane, message.head.total_body_bytes);
         if self.received.check(lane, message.head.lane_sequence)? == Arrival::Duplicate {
             self.duplicates += 1;
-            return Ok(false);
+            return Ok(sabotage::strikes(Bug::TakeTwice));
         }
         let has_begun = self.has_begun(&message.head);
         let is_wanted = self.links.arrived(message, has_begun)?;
@@ -186,7 +187,8 @@ impl Streams {
     /// Whether a message was charged to its link when it began, on this connection or on one before.
     #[inline]
     fn has_begun(&self, head: &MessageHead) -> bool {
-        self.begun[head.lane.index()] == head.lane_sequence + 1
+        let has_begun = self.begun[head.lane.index()] == head.lane_sequence + 1;
+        has_begun && !sabotage::strikes(Bug::ChargeTwice)
     }
 
     /// A control record is here that has this number; false if it was held already.
@@ -231,6 +233,9 @@ impl Streams {
     /// Frames were packed, each with an acknowledgement.
     #[inline]
     pub(super) fn told(&mut self) {
+        if sabotage::strikes(Bug::SkipAcknowledgement) {
+            self.received.told(self.received.positions());
+        }
         if !self.received.has_news() {
             (self.untold_since, self.untold_bytes) = (None, 0);
         }

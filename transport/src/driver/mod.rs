@@ -39,6 +39,7 @@ use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity};
 use crate::message::Message;
 use crate::pool::{Pool, PoolConfig};
+use crate::sabotage::{self, Bug};
 use crate::session::SessionConfig;
 use crate::sync::Wakeup;
 use crate::time::{Clock, Timestamp};
@@ -334,6 +335,9 @@ impl<H: Handler> Driver<H> {
 
     fn message(&mut self, id: ConnectionId, message: Message) {
         self.core.stats.messages_received += 1;
+        if sabotage::strikes(Bug::LoseMessage) {
+            return;
+        }
         self.handler.message(&mut self.core, id, message);
     }
 

@@ -190,6 +190,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
+    #[inline]
     pub(crate) fn poll_event(
         &mut self,
         streams: Option<&mut Streams>,

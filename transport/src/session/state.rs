@@ -28,6 +28,8 @@ pub struct Session {
     common: Arc<Common>,
     streams: Option<Streams>,
     paths: [Option<Path>; PATHS_MAX],
+    /// How many of them there are.
+    path_count: usize,
     /// The path that sends.
     current: Option<usize>,
     events: VecDeque<ConnectionEvent>,
@@ -113,7 +115,7 @@ impl Session {
         let connection =
             Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
         let mut session = Self::new(common, None);
-        session.paths[0] = Some(Path::new(connection));
+        session.add_path(connection, now);
         Ok(session)
     }
 
@@ -122,6 +124,7 @@ impl Session {
             common,
             streams: None,
             paths: [const { None }; PATHS_MAX],
+            path_count: 0,
             current: None,
             events: VecDeque::new(),
             state: State::Opening,
@@ -209,6 +212,7 @@ impl Session {
             return None;
         };
         self.paths[index] = Some(Path::new(connection));
+        self.path_count += 1;
         Some(index)
     }
 
@@ -226,7 +230,7 @@ impl Session {
 
     /// The channel of a path is gone, and everything that had arrived was looked at.
     pub fn remove_path(&mut self, path: usize) {
-        self.paths[path] = None;
+        self.path_count -= usize::from(self.paths[path].take().is_some());
     }
 
     /// Whether a path is there.
@@ -272,7 +276,9 @@ impl Session {
 
     /// Takes a path out, to be a connection of another session.
     pub(crate) fn take_path(&mut self, path: usize) -> Option<Connection> {
-        self.paths[path].take().map(|path| path.connection)
+        let path = self.paths[path].take()?;
+        self.path_count -= 1;
+        Some(path.connection)
     }
 
     /// Whether the session may go on over the connection of a client that proposes this; with the token that it has
@@ -368,23 +374,43 @@ impl Session {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
+    #[inline]
     pub fn poll_event(
         &mut self,
         now: Timestamp,
         pool: &mut Pool,
     ) -> Result<Option<ConnectionEvent>, PoolError> {
+        if let Some(index) = self.only_path()
+            && self.events.is_empty()
+            && let Some(path) = &mut self.paths[index]
+        {
+            // Nearly everything comes this way, and is moved as rarely as possible.
+            let polled = path.connection.poll_event(self.streams.as_mut(), now, pool);
+            if !matches!(&polled, Ok(Some(ConnectionEvent::Opened(_) | ConnectionEvent::Closed(_)))) {
+                return polled;
+            }
+            if let Ok(Some(event)) = polled {
+                self.path_event(index, event, now);
+            }
+        }
+        self.poll_all(now, pool)
+    }
+
+    /// The path that sends, if there is no other one, and nothing is to be found out about it.
+    #[inline]
+    fn only_path(&self) -> Option<usize> {
+        let is_plain = self.path_count == 1 && !self.terms.as_ref().is_some_and(Terms::is_unconfirmed);
+        self.current.filter(|_| is_plain)
+    }
+
+    /// Looks at everything.
+    #[inline(never)]
+    fn poll_all(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Option<ConnectionEvent>, PoolError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            if let Some(index) = self.current {
-                match self.poll_path(index, now, pool)? {
-                    Polled::Event(event) => return Ok(Some(event)),
-                    Polled::Again => continue,
-                    Polled::Nothing => {}
-                }
-            }
-            match self.poll_others(now, pool)? {
+            match self.poll_paths(now, pool)? {
                 Polled::Event(event) => return Ok(Some(event)),
                 Polled::Again => {}
                 Polled::Nothing => return Ok(None),
@@ -392,13 +418,11 @@ impl Session {
         }
     }
 
-    /// Looks at the paths that do not send.
-    fn poll_others(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
-        for index in 0..PATHS_MAX {
-            if Some(index) == self.current || self.paths[index].is_none() {
-                continue;
-            }
-            match self.poll_path(index, now, pool)? {
+    /// Looks at the path that sends, and then at the others.
+    fn poll_paths(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
+        let first = self.current.unwrap_or_default();
+        for ahead in 0..PATHS_MAX {
+            match self.poll_path((first + ahead) % PATHS_MAX, now, pool)? {
                 Polled::Nothing => {}
                 found => return Ok(found),
             }
@@ -415,20 +439,22 @@ impl Session {
         {
             terms.confirm();
         }
-        match polled {
-            None => Ok(Polled::Nothing),
-            Some(ConnectionEvent::Opened(negotiated)) => {
-                self.opened(index, negotiated, now);
-                Ok(Polled::Again)
-            }
-            Some(ConnectionEvent::Closed(reason)) => {
-                self.path_closed(index, reason, now);
-                Ok(Polled::Again)
-            }
+        Ok(match polled {
+            None => Polled::Nothing,
+            Some(event) => self.path_event(index, event, now).map_or(Polled::Again, Polled::Event),
+        })
+    }
+
+    /// What a path has found: what is the session's own affair comes to nothing here.
+    fn path_event(&mut self, index: usize, event: ConnectionEvent, now: Timestamp) -> Option<ConnectionEvent> {
+        match event {
+            ConnectionEvent::Opened(negotiated) => self.opened(index, negotiated, now),
+            ConnectionEvent::Closed(reason) => self.path_closed(index, reason, now),
             // What was found before the end came is nobody's any more.
-            Some(_) if matches!(self.state, State::Ended) => Ok(Polled::Again),
-            Some(event) => Ok(Polled::Event(event)),
+            _ if matches!(self.state, State::Ended) => {}
+            event => return Some(event),
         }
+        None
     }
 
     /// Appends what may be sent now on a path to `gather`; true if there is anything. To be called when no send is in
@@ -470,6 +496,9 @@ impl Session {
     #[inline]
     pub fn has_events(&self) -> bool {
         let has_events = |path: &Path| path.connection.has_events();
+        if let Some(index) = self.only_path() {
+            return !self.events.is_empty() || self.paths[index].as_ref().is_some_and(has_events);
+        }
         !self.events.is_empty() || self.paths.iter().flatten().any(has_events)
     }
 
@@ -657,6 +686,17 @@ impl Session {
 impl Session {
     /// When [`Session::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Timestamp {
+        if let Some(index) = self.only_path()
+            && let Some(path) = &self.paths[index]
+        {
+            let next = path.connection.next_timeout(self.streams.as_ref());
+            return match &self.reconnect {
+                Some(reconnect) if self.terms.is_some() => {
+                    next.min(reconnect.next_timeout(false, &self.common.session))
+                }
+                _ => next,
+            };
+        }
         let mut next = Timestamp::NEVER;
         for (index, path) in self.paths.iter().enumerate() {
             if let Some(path) = path {

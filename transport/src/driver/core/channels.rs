@@ -219,18 +219,13 @@ impl Core {
         find(&mut self.entries, id).is_some_and(|session| session.has_events())
     }
 
-    /// All events of a session were pulled: its timer is set anew, and its sending is to be looked at.
+    /// All events of a session were pulled: at the end of the turn its sending is looked at, and its timer set anew.
+    #[inline]
     pub(in crate::driver) fn pulled(&mut self, id: ConnectionId) {
-        let Some(session) = find(&mut self.entries, id) else { return };
-        let is_at_work =
-            (0..PATHS_MAX).any(|path| session.wants_transmit(path) || session.is_path_finished(path));
-        self.advance(id);
-        if is_at_work {
-            self.mark_dirty(id.index);
-        }
+        self.mark_dirty(id.index);
     }
 
-    /// Opens another channel if the session wants one, and sets its timer.
+    /// Opens another channel if the session wants one.
     fn advance(&mut self, id: ConnectionId) {
         let now = self.now;
         let Some(session) = find(&mut self.entries, id) else { return };
@@ -245,12 +240,16 @@ impl Core {
             // What fails at once is tried again later, like what fails later.
             let _ = self.open_channel(id, place);
         }
-        self.set_session_timer(id);
     }
 
+    /// Sets the timer of a session, and does before what is due as to its channels.
     fn set_session_timer(&mut self, id: ConnectionId) {
         let Some(session) = find(&mut self.entries, id) else { return };
-        let next = session.next_timeout();
+        let mut next = session.next_timeout();
+        if next <= self.now {
+            self.advance(id);
+            next = find(&mut self.entries, id).map_or(next, |session| session.next_timeout());
+        }
         let entry = &self.entries[id.index()];
         // While the first channel of all comes up, there is nothing in the session that has a time of its own.
         if let Some(coming) = &entry.coming

@@ -382,9 +382,7 @@ impl Connection {
                 (times.received + open.idle_timeout)
                     .min(keep_alive)
                     .min(acknowledgement)
-                    .min(times.frame_due(config.frame_timeout))
-                    .min(times.bulk_due(config.bulk_timeout))
-                    .min(times.progress_due(config.send_timeout))
+                    .min(times.trouble_due(config))
             }
         }
     }

@@ -143,9 +143,15 @@ impl Calls {
         if let Some(connection) = self.uplinks.connection(uplink) {
             core.close(connection, CloseCode::Normal, &reason);
         }
+        let was_open = self.uplinks.is_open(uplink);
         self.uplinks.closing(uplink, Some(&reason), core.now());
-        self.tell(Event::Lost { address: self.uplinks.address(uplink), reason: &reason });
-        self.session_lost(core, uplink, &reason);
+        let (address, reason) = (self.uplinks.address(uplink), &reason[..]);
+        self.tell(if was_open {
+            Event::Lost { address, reason }
+        } else {
+            Event::Unreachable { address, reason }
+        });
+        self.session_lost(core, uplink, reason);
     }
 
     pub(super) fn ended(&mut self, core: &mut Core, connection: ConnectionId, reason: &str) {

@@ -102,11 +102,11 @@ impl Calls {
     fn race_alone(&mut self) {
         for target in self.targets.places() {
             for correlation in self.targets.waiting_calls(target, Way::Second, &self.records) {
-                let Some(kept) = self.records.kept(correlation) else { continue };
-                kept.second = Leg::None;
-                let lane = kept.request.options.class.lane();
-                if kept.first == Leg::None {
-                    kept.first = Leg::Waiting;
+                let Some(course) = self.records.get_mut(correlation) else { continue };
+                course.second = Leg::None;
+                let lane = course.options.class.lane();
+                if course.first == Leg::None {
+                    course.first = Leg::Waiting;
                     self.targets.push(target, lane, correlation);
                 }
                 self.targets.note_ended(target, &self.records);

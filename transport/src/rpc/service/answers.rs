@@ -144,6 +144,8 @@ where
     }
 
     /// A copy of a request that was handled: it is answered as the first one was, if that answer is still kept.
+    #[cold]
+    #[inline(never)]
     fn duplicate(&mut self, core: &mut Core, connection: ConnectionId, head: &MessageHead, key: Key) {
         self.stats.duplicates += 1;
         let Some(address) = head.reply_address else { return };
@@ -161,6 +163,7 @@ where
     }
 
     /// Sends a reply, or lets it wait behind those that wait already.
+    #[inline]
     fn send(&mut self, core: &mut Core, connection: ConnectionId, reply: Message) {
         let lane = reply.head.lane;
         let peer = self.peer(connection);

@@ -123,7 +123,6 @@ impl Scene {
         let (core, answers) = self.service.parts();
         let session = answers.brokers.as_ref().and_then(|brokers| brokers.session(place)).unwrap();
         answers.leaving(core, session, &Leaving { within: LIMIT, text: "maintenance".to_owned() });
-        self.pump();
     }
 
     fn heard(&self, place: usize, text: &str) -> bool {

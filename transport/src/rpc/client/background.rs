@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 
 /// A client whose driver runs in a thread of its own. Calls are started by its handles, from any thread.
 ///
-/// Dropping it stops the thread; calls in flight end as [`CallError::OutcomeUnknown`].
+/// Dropping it stops the thread; calls in flight end as [`OutcomeUnknown`](crate::rpc::CallError::OutcomeUnknown).
 #[derive(Debug)]
 pub struct BackgroundClient {
     handle: CallHandle,

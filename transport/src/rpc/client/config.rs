@@ -16,7 +16,7 @@ pub struct ClientConfig {
     /// The first session must be up within this time, however often it is tried. Default 5 s.
     pub connect_timeout: Duration,
     /// A call that was sent on a session which is interrupted waits so long for it, if there are other brokers; then it
-    /// ends as [`CallError::OutcomeUnknown`]. Also, a broker that does not answer holds up an attempt at the next one for
+    /// ends as [`OutcomeUnknown`](crate::rpc::CallError::OutcomeUnknown). Also, a broker that does not answer holds up an attempt at the next one for
     /// so long. Default 1 s.
     pub failover_after: Duration,
     /// After a failed attempt the next one at the same broker comes after a delay that doubles from this, each drawn from

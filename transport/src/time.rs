@@ -60,23 +60,51 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The real clock, monotonic, which starts at [`Timestamp::ZERO`] when it is made.
+/// A monotonic clock: the real one, which starts at [`Timestamp::ZERO`] when it is made, or one that a simulation sets.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
-    start: Instant,
+pub struct Clock(Source);
+
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// The machine's, counted from here.
+    Machine(Instant),
+    /// Whatever it was set to.
+    #[cfg(feature = "simulation")]
+    Simulated(Timestamp),
 }
 
 impl Clock {
     /// A clock that starts now.
     #[must_use]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self(Source::Machine(Instant::now()))
+    }
+
+    /// A clock that stands still until it is set.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn simulated(now: Timestamp) -> Self {
+        Self(Source::Simulated(now))
+    }
+
+    /// Sets a simulated clock. It never goes back, as a monotonic clock does not, but may jump ahead as far as it
+    /// likes. The machine's clock cannot be set.
+    #[cfg(feature = "simulation")]
+    pub fn set(&mut self, now: Timestamp) {
+        if let Source::Simulated(time) = &mut self.0 {
+            *time = now.max(*time);
+        }
     }
 
     /// What time it is; never earlier than what it said before, on whichever thread.
     #[must_use]
+    #[inline]
     pub fn now(&self) -> Timestamp {
-        Timestamp::ZERO + self.start.elapsed()
+        match self.0 {
+            Source::Machine(start) => Timestamp::ZERO + start.elapsed(),
+            #[cfg(feature = "simulation")]
+            Source::Simulated(now) => now,
+        }
     }
 }
 
@@ -114,5 +142,18 @@ mod tests {
         let second = clock.now();
         assert!(first <= second);
         assert!(second.since(Timestamp::ZERO) <= before.elapsed());
+    }
+
+    #[cfg(feature = "simulation")]
+    #[test]
+    fn a_simulated_clock_says_what_it_was_told_and_never_goes_back() {
+        let at = Timestamp::from_nanoseconds;
+        let mut clock = Clock::simulated(at(5));
+        clock.set(at(9));
+        clock.set(at(7));
+        assert_eq!(clock.now(), at(9));
+        let mut real = Clock::new();
+        real.set(Timestamp::NEVER);
+        assert_ne!(real.now(), Timestamp::NEVER);
     }
 }

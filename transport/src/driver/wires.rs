@@ -2,7 +2,7 @@
 
 use super::address::Address;
 use crate::backend::inproc::{InprocNetwork, InprocWire};
-use crate::backend::tcp::{OpenError, TcpConfig, TcpWire};
+use crate::backend::tcp::{Engine, OpenError, TcpConfig, TcpWire};
 use crate::backend::{
     Channel, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire, WireEvent,
     WireKind,
@@ -15,9 +15,39 @@ use std::time::Duration;
 
 /// The wires, and the place where the driver sleeps, which is that of the TCP wire.
 pub(super) struct Wires {
-    pub(super) tcp: TcpWire,
-    inproc: InprocWire,
+    set: WireSet,
     wakeup: Arc<Wakeup>,
+}
+
+/// One wire of each kind.
+enum WireSet {
+    Real(RealWires),
+    #[cfg(feature = "simulation")]
+    Simulated(SimulatedWires),
+}
+
+struct RealWires {
+    tcp: TcpWire,
+    inproc: InprocWire,
+}
+
+/// What stands in for the wires in a simulation: one of each kind, so that each can fail while the other works.
+///
+/// They report what happens in `poll`, as all wires do. Nobody ever sleeps on them: whoever simulates turns the driver
+/// when it is due.
+#[cfg(feature = "simulation")]
+pub struct SimulatedWires {
+    /// Takes the place of TCP.
+    pub tcp: Box<dyn Wire + Send>,
+    /// Takes the place of the rings within the process.
+    pub inproc: Box<dyn Wire + Send>,
+}
+
+#[cfg(feature = "simulation")]
+impl std::fmt::Debug for SimulatedWires {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SimulatedWires")
+    }
 }
 
 impl Wires {
@@ -29,7 +59,22 @@ impl Wires {
     ) -> Result<Self, WiresError> {
         let mut tcp = TcpWire::open(tcp, pool)?;
         tcp.watch(wakeup.descriptor()).map_err(WiresError::Watch)?;
-        Ok(Self { tcp, inproc: InprocWire::new(network, wakeup.clone()), wakeup })
+        let inproc = InprocWire::new(network, wakeup.clone());
+        Ok(Self { set: WireSet::Real(RealWires { tcp, inproc }), wakeup })
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn simulated(wires: SimulatedWires, wakeup: Arc<Wakeup>) -> Self {
+        Self { set: WireSet::Simulated(wires), wakeup }
+    }
+
+    /// Which engine drives TCP, and why it is not the better one.
+    pub(super) fn tcp_engine(&self) -> (Engine, Option<&str>) {
+        match &self.set {
+            WireSet::Real(real) => (real.tcp.engine(), real.tcp.engine_reason()),
+            #[cfg(feature = "simulation")]
+            WireSet::Simulated(_) => (Engine::Epoll, Some("the wires are simulated; no socket is open")),
+        }
     }
 
     pub(super) fn listen(&mut self, address: &Address) -> Result<Listening, ListenError> {
@@ -67,8 +112,16 @@ impl Wires {
     }
 
     /// Sleeps until a wire has something to tell, the wakeup is signalled, or the time is over.
+    /// On simulated wires that is an error, for nothing would ever end it.
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.tcp.sleep(timeout)
+        match &mut self.set {
+            WireSet::Real(real) => real.tcp.sleep(timeout),
+            #[cfg(feature = "simulation")]
+            WireSet::Simulated(_) => {
+                let reason = "a driver on simulated wires never sleeps: turn it when it is due";
+                Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+            }
+        }
     }
 
     pub(super) fn wakeup(&self) -> &Arc<Wakeup> {
@@ -76,9 +129,13 @@ impl Wires {
     }
 
     fn of(&mut self, kind: WireKind) -> &mut dyn Wire {
-        match kind {
-            WireKind::Tcp => &mut self.tcp,
-            WireKind::Inproc => &mut self.inproc,
+        match (&mut self.set, kind) {
+            (WireSet::Real(real), WireKind::Tcp) => &mut real.tcp,
+            (WireSet::Real(real), WireKind::Inproc) => &mut real.inproc,
+            #[cfg(feature = "simulation")]
+            (WireSet::Simulated(simulated), WireKind::Tcp) => &mut *simulated.tcp,
+            #[cfg(feature = "simulation")]
+            (WireSet::Simulated(simulated), WireKind::Inproc) => &mut *simulated.inproc,
         }
     }
 }

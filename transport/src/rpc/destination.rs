@@ -39,6 +39,10 @@ impl ReplyDestination {
     /// # Panics
     /// If the kernel gives no random numbers, which Linux does not do after boot.
     pub fn of_process() -> Self {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = simulated::present() {
+            return simulated;
+        }
         static OF_PROCESS: OnceLock<ReplyDestination> = OnceLock::new();
         OF_PROCESS.get_or_init(|| Self::new(1 << 16)).clone()
     }
@@ -55,14 +59,19 @@ impl ReplyDestination {
         let (process, rest) = split(rest);
         let (origin, rest) = split(rest);
         let (incarnation, _) = split(rest);
+        let process = ProcessIdentity {
+            process: ProcessId(process),
+            incarnation: Incarnation(u32::from_le_bytes(incarnation)),
+            origin: Origin(u64::from_le_bytes(origin)),
+        };
+        Self::of(process, secret, calls_max)
+    }
+
+    fn of(process: ProcessIdentity, secret: ReplySecret, calls_max: u32) -> Self {
         Self(Arc::new(Shared {
             address: ReplyAddress::of(&secret),
             secret,
-            process: ProcessIdentity {
-                process: ProcessId(process),
-                incarnation: Incarnation(u32::from_le_bytes(incarnation)),
-                origin: Origin(u64::from_le_bytes(origin)),
-            },
+            process,
             calls_max: calls_max.clamp(1, 1 << 24),
             shards: [const { OnceLock::new() }; SHARDS],
             free: Mutex::new((Vec::new(), 0)),
@@ -112,6 +121,36 @@ impl ReplyDestination {
     pub(super) fn complete(&self, correlation: Correlation, outcome: Outcome) -> bool {
         let shard = self.0.shards[usize::from(correlation.shard())].get();
         shard.is_some_and(|slots| slots.complete(correlation, outcome).is_ok())
+    }
+}
+
+/// Where one thread simulates many processes, each has a reply destination of its own.
+#[cfg(feature = "simulation")]
+mod simulated {
+    use super::{ProcessIdentity, ReplyDestination, ReplySecret};
+    use std::cell::RefCell;
+
+    thread_local! {
+        static PRESENT: RefCell<Option<ReplyDestination>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn present() -> Option<ReplyDestination> {
+        PRESENT.with_borrow(Clone::clone)
+    }
+
+    impl ReplyDestination {
+        /// That of a simulated process; as [`ReplyDestination::new`], but nothing is drawn.
+        pub fn simulated(process: ProcessIdentity, secret: ReplySecret, calls_max: u32) -> Self {
+            Self::of(process, secret, calls_max)
+        }
+
+        /// Calls `act`, in which [`ReplyDestination::of_process`] is this one on this thread.
+        pub fn during<T>(&self, act: impl FnOnce() -> T) -> T {
+            PRESENT.set(Some(self.clone()));
+            let done = act();
+            PRESENT.set(None);
+            done
+        }
     }
 }
 

@@ -24,11 +24,15 @@ impl Backoff {
     pub fn next_delay(&mut self) -> Duration {
         let interval = self.interval;
         self.interval = interval.saturating_mul(2).clamp(self.min, self.max);
-        let half = interval / 2;
-        let spread = u64::try_from((interval - half).as_nanos()).unwrap_or(u64::MAX);
+        self.between(interval / 2, interval)
+    }
+
+    /// A time drawn from `least` to `most`, both included. The interval stays.
+    pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        let spread = u64::try_from(most.saturating_sub(least).as_nanos()).unwrap_or(u64::MAX);
         // The high half of a product spreads 64 random bits evenly enough over any range, without a division.
         let drawn = (u128::from(self.draw()) * (u128::from(spread) + 1)) >> 64;
-        half + Duration::from_nanos(drawn as u64)
+        least + Duration::from_nanos(drawn as u64)
     }
 
     /// The next delay is of the smallest interval again: an attempt has succeeded, and for long enough to count.

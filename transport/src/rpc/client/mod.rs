@@ -141,6 +141,12 @@ impl Client {
         Ok(Self { driver, handle, signal })
     }
 
+    /// The driver, for a simulation to turn.
+    #[cfg(feature = "simulation")]
+    pub fn driver(&mut self) -> &mut Driver<impl crate::driver::Handler> {
+        &mut self.driver
+    }
+
     #[cfg(test)]
     pub(super) fn reclaim(&mut self) {
         self.driver.parts().0.pool().reclaim();

@@ -4,13 +4,14 @@ use super::super::error::ServiceError;
 use super::brokers::{BROKERS_TIMER, Brokers, LEAVING_TIMER};
 use super::duplicates::{Duplicates, Key, repeatable};
 use super::{Request, ServiceStats};
-use crate::connection::{AttachRequest, CloseReason, LinkError, LinkRoom, SendError, Target};
+use crate::connection::{AttachRequest, CloseReason, Deliveries, LinkError, LinkRoom, SendError, Target};
 use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
 use crate::message::Message;
 use crate::pool::{Body, Pool, PoolError, Segment};
-use crate::proto::control::{DetachCode, LinkRole};
+use crate::proto::control::{DetachCode, LinkRole, Outcome};
 use crate::proto::extension::ExtensionWriter;
 use crate::proto::handshake::Negotiated;
+use crate::proto::hello::Capabilities;
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::text::Name;
 use crate::proto::{LANES, Lane, LinkId, ReplyAddress};
@@ -65,8 +66,16 @@ struct Peer {
     replies: Vec<(ReplyAddress, LinkId)>,
     /// Replies that wait to be sent. Their requests keep their room until they are, so there are no more of them than
     /// were granted.
-    waiting: [VecDeque<Message>; LANES],
+    waiting: [VecDeque<Answer>; LANES],
     waiting_bytes: u64,
+    /// It is told when a request was answered.
+    takes_settlements: bool,
+}
+
+/// A reply, and the request that is settled when it was handed to the connection.
+struct Answer {
+    reply: Message,
+    request: Option<Deliveries>,
 }
 
 /// Whether the next reply of a lane may be tried.
@@ -146,29 +155,37 @@ where
     /// A copy of a request that was handled: it is answered as the first one was, if that answer is still kept.
     #[cold]
     #[inline(never)]
-    fn duplicate(&mut self, core: &mut Core, connection: ConnectionId, head: &MessageHead, key: Key) {
+    fn duplicate(
+        &mut self,
+        core: &mut Core,
+        connection: ConnectionId,
+        (head, key): (&MessageHead, Key),
+        request: Option<Deliveries>,
+    ) {
         self.stats.duplicates += 1;
-        let Some(address) = head.reply_address else { return };
-        let Some(mut reply) = self.duplicates.reply(key, core.pool()) else { return };
+        let kept = head.reply_address.zip(self.duplicates.reply(key, core.pool()));
+        let Some((address, mut reply)) = kept else {
+            return settle(core, connection, request, Outcome::Accepted);
+        };
         reply.head.link = self.reply_link(connection, address);
         if self.mode == Mode::Listening && reply.head.link.is_none() {
             self.stats.replies_dropped += 1;
-            return;
+            return settle(core, connection, request, Outcome::Accepted);
         }
         // What the copy is recognised by, which may be a later attempt.
         reply.head.attempt = head.attempt;
         reply.head.message_number = core.next_message_number();
         self.stats.duplicates_answered += 1;
-        self.send(core, connection, reply);
+        self.send(core, connection, Answer { reply, request });
     }
 
     /// Sends a reply, or lets it wait behind those that wait already.
     #[inline]
-    fn send(&mut self, core: &mut Core, connection: ConnectionId, reply: Message) {
-        let lane = reply.head.lane;
+    fn send(&mut self, core: &mut Core, connection: ConnectionId, answer: Answer) {
+        let lane = answer.reply.head.lane;
         let peer = self.peer(connection);
-        peer.waiting_bytes += reply.charged_bytes();
-        peer.waiting[lane.index()].push_back(reply);
+        peer.waiting_bytes += answer.reply.charged_bytes();
+        peer.waiting[lane.index()].push_back(answer);
         if peer.waiting[lane.index()].len() == 1 {
             self.send_lane(core, connection, lane);
         }
@@ -183,17 +200,21 @@ where
     }
 
     fn send_lane(&mut self, core: &mut Core, connection: ConnectionId, lane: Lane) {
-        while let Some(reply) = self.peer(connection).waiting[lane.index()].pop_front() {
-            let bytes = reply.charged_bytes();
+        while let Some(answer) = self.peer(connection).waiting[lane.index()].pop_front() {
+            let bytes = answer.reply.charged_bytes();
             self.peer(connection).waiting_bytes -= bytes;
-            if self.try_send(core, connection, reply) == Next::Lane {
+            if self.try_send(core, connection, answer) == Next::Lane {
                 return;
             }
         }
     }
 
-    fn try_send(&mut self, core: &mut Core, connection: ConnectionId, reply: Message) -> Next {
-        let Err((error, mut reply)) = core.send(connection, reply) else { return Next::Same };
+    fn try_send(&mut self, core: &mut Core, connection: ConnectionId, answer: Answer) -> Next {
+        let Answer { reply, request } = answer;
+        let Err((error, mut reply)) = core.send(connection, reply) else {
+            settle(core, connection, request, Outcome::Accepted);
+            return Next::Same;
+        };
         let was_failure = reply.head.failure;
         match error {
             // An event tells when there is credit again.
@@ -210,22 +231,23 @@ where
                 reply.body = Body::new();
                 let text = format!("its reply cannot be sent: {error}");
                 fail(core.pool(), &mut reply, &ServiceError { code: 0, text });
-                return self.try_send(core, connection, reply);
+                return self.try_send(core, connection, Answer { reply, request });
             }
             // The failure mark alone says less, but it says it.
             SendError::HeadTooLong { .. } if reply.extensions.is_some() => {
                 reply.extensions = None;
-                return self.try_send(core, connection, reply);
+                return self.try_send(core, connection, Answer { reply, request });
             }
             _ => {
                 self.stats.replies_dropped += 1;
+                settle(core, connection, request, Outcome::Accepted);
                 return Next::Same;
             }
         }
         let (bytes, lane) = (reply.charged_bytes(), reply.head.lane);
         let peer = self.peer(connection);
         peer.waiting_bytes += bytes;
-        peer.waiting[lane.index()].push_front(reply);
+        peer.waiting[lane.index()].push_front(Answer { reply, request });
         Next::Lane
     }
 
@@ -293,15 +315,18 @@ impl<F> Handler for Answers<F>
 where
     F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
 {
-    fn opened(&mut self, core: &mut Core, connection: ConnectionId, _peer: &Negotiated) {
-        *self.peer(connection) = Peer { connection: Some(connection), ..Peer::default() };
+    fn opened(&mut self, core: &mut Core, connection: ConnectionId, peer: &Negotiated) {
+        let takes_settlements =
+            self.mode == Mode::Connected && peer.capabilities.contains(Capabilities::SETTLEMENT);
+        *self.peer(connection) = Peer { connection: Some(connection), takes_settlements, ..Peer::default() };
         if self.mode == Mode::Listening {
             return;
         }
         // The name was checked when the service was made.
         let Ok(name) = Name::new(&self.destination) else { return };
+        let role = if takes_settlements { LinkRole::SettlingConsumer } else { LinkRole::Consumer };
         if let Some(brokers) = &mut self.brokers {
-            brokers.attach(core, connection, LinkRole::Consumer, name, self.room);
+            brokers.attach(core, connection, role, name, self.room);
         }
     }
 
@@ -339,8 +364,10 @@ where
 
     fn message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
         let (kind, address) = (message.head.kind, message.head.reply_address);
+        let request = Deliveries::of(&message).filter(|_| self.peer(connection).takes_settlements);
         if kind == MessageKind::Reply {
             self.stats.strays += 1;
+            settle(core, connection, request, Outcome::Rejected);
             return self.renew_room(core, connection);
         }
         if let Some(brokers) = &mut self.brokers {
@@ -348,7 +375,7 @@ where
         }
         let repeatable = repeatable(&message.head);
         if let Some(key) = repeatable.filter(|&key| self.duplicates.contains(key)) {
-            self.duplicate(core, connection, &message.head, key);
+            self.duplicate(core, connection, (&message.head, key), request);
             return self.renew_room(core, connection);
         }
         self.stats.requests += 1;
@@ -357,12 +384,15 @@ where
             self.duplicates.remember(key, address.map(|_| &reply), core.pool());
         }
         match address.filter(|_| kind == MessageKind::Request) {
-            None => self.stats.without_reply_address += 1,
+            None => {
+                self.stats.without_reply_address += 1;
+                settle(core, connection, request, Outcome::Accepted);
+            }
             Some(address) => {
                 reply.head.link = self.reply_link(connection, address);
                 match (self.mode, reply.head.link) {
                     (Mode::Listening, None) => self.stats.replies_dropped += 1,
-                    _ => self.send(core, connection, reply),
+                    _ => self.send(core, connection, Answer { reply, request }),
                 }
             }
         }
@@ -405,6 +435,14 @@ where
             (LEAVING_TIMER, _) => self.close_left(core),
             _ => self.retry(core),
         }
+    }
+}
+
+/// Tells the broker what became of a request, if it takes that.
+fn settle(core: &mut Core, connection: ConnectionId, request: Option<Deliveries>, outcome: Outcome) {
+    if let Some(request) = request {
+        // If the link has ended meanwhile, the broker has given the request to another.
+        let _ = core.settle(connection, &request, outcome);
     }
 }
 

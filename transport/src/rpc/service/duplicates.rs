@@ -126,7 +126,7 @@ fn keepable(reply: &Message, pool: &mut Pool) -> Option<Message> {
 
 fn share(reply: &Message, pool: &mut Pool) -> Option<Message> {
     let body = reply.body.share(pool).ok()?;
-    Some(Message { head: reply.head, extensions: reply.extensions.clone(), body })
+    Some(Message { head: reply.head, extensions: reply.extensions.clone(), body, position: 0 })
 }
 
 #[cfg(all(test, not(loom)))]

@@ -2,7 +2,8 @@
 //!
 //! Here is what an application sees; `answers` is what runs on the driver, `background` a service with a thread of
 //! its own. A service answers every request that reaches it, if only to say that it failed, and keeps a reply until
-//! there is room for it.
+//! there is room for it. A broker that takes settlements is told of each request when its reply was handed to the
+//! connection, in the same frame; one whose service goes before that is given to another.
 
 mod answers;
 mod background;
@@ -171,6 +172,11 @@ impl Request<'_> {
     /// What is known of it beside its body: remaining deadline, lane, hops, origin.
     pub fn head(&self) -> &MessageHead {
         &self.message.head
+    }
+
+    /// Whether it may have been handled before: it was given to a service that went without settling it.
+    pub fn is_redelivered(&self) -> bool {
+        self.message.head.redelivered
     }
 
     /// Its extensions.
@@ -370,6 +376,12 @@ where
     /// Only when a wire as a whole is broken.
     pub fn turn(&mut self) -> io::Result<bool> {
         self.driver.turn()
+    }
+
+    /// The driver, for a simulation to turn.
+    #[cfg(feature = "simulation")]
+    pub fn driver(&mut self) -> &mut Driver<impl crate::driver::Handler> {
+        &mut self.driver
     }
 
     /// By which another thread, or a signal handler, makes [`Service::run_until`] look at its condition again.

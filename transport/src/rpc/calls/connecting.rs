@@ -97,16 +97,24 @@ impl Calls {
         self.tell(Event::Left { address: self.uplinks.address(uplink) });
     }
 
-    /// There is one broker at most, so second copies are waited with no longer. A call whose first copy was refused or
-    /// lost lives on by its second one.
+    /// There is one broker at most, so no second copy has a way of its own. One whose first copy is with another broker,
+    /// or refused or lost, goes by this one; one whose first copy goes there too is not wanted.
     fn race_alone(&mut self) {
+        let current = self.uplinks.current().map(|(uplink, _)| uplink);
         for target in self.targets.places() {
             for correlation in self.targets.waiting_calls(target, Way::Second, &self.records) {
                 let Some(course) = self.records.get_mut(correlation) else { continue };
-                course.second = Leg::None;
+                let is_elsewhere = match (course.first, current) {
+                    // Until there is a broker again.
+                    (Leg::Sent(_), None) => continue,
+                    (Leg::Sent(by), Some(current)) => usize::from(by) != current,
+                    (Leg::None, _) => true,
+                    (Leg::Waiting, _) => false,
+                };
                 let lane = course.options.class.lane();
-                if course.first == Leg::None {
-                    course.first = Leg::Waiting;
+                course.second = Leg::None;
+                if is_elsewhere {
+                    course.second = std::mem::replace(&mut course.first, Leg::Waiting);
                     self.targets.push(target, lane, correlation);
                 }
                 self.targets.note_ended(target, &self.records);

@@ -453,7 +453,12 @@ impl Session {
     }
 
     /// What a path has found: what is the session's own affair comes to nothing here.
-    fn path_event(&mut self, index: usize, event: ConnectionEvent, now: Timestamp) -> Option<ConnectionEvent> {
+    fn path_event(
+        &mut self,
+        index: usize,
+        event: ConnectionEvent,
+        now: Timestamp,
+    ) -> Option<ConnectionEvent> {
         match event {
             ConnectionEvent::Opened(negotiated) => self.opened(index, negotiated, now),
             ConnectionEvent::Closed(reason) => self.path_closed(index, reason, now),
@@ -514,6 +519,7 @@ impl Session {
 }
 
 /// What a look at a path has come to.
+#[allow(clippy::large_enum_variant)] // for what is rare: messages do not come this way
 enum Polled {
     Event(ConnectionEvent),
     /// The session has changed: look again.

@@ -73,7 +73,7 @@ pub struct QueueStats {
     pub depth: u64,
     /// The most that ever waited.
     pub depth_max: u64,
-    /// Bytes of bodies that wait now.
+    /// Bytes of bodies that wait now, those that are unsettled included.
     pub bytes: u64,
     /// Messages that producers may still send, by what they were granted.
     pub granted: u64,

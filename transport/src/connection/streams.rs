@@ -9,6 +9,7 @@ use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach, Flow};
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::serial::{Arrival, Received};
 use crate::proto::{LANES, Parameters, PeerMisbehaved, STREAMS, Stream};
+use crate::sabotage::{self, Bug};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -135,9 +136,7 @@ impl Streams {
     #[inline]
     fn push_settlements(&mut self) {
         let Self { links, outbox, .. } = self;
-        links.take_settlements(|settle| {
-            encoded(&Control::Settle(settle), |record| outbox.push_control(record));
-        });
+        links.take_settlements(|settle| outbox.push_control(&settle.record()));
     }
 
     pub(crate) fn push_control(&mut self, control: &Control<'_>) {
@@ -161,24 +160,35 @@ impl Streams {
 impl Streams {
     /// A bulk message begins: it must be the next of its lane, or one that is held already.
     pub(super) fn begin(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
-        if self.received.check(head.lane, head.lane_sequence)? == Arrival::Next {
-            self.charge(head)?;
-            self.begun[head.lane.index()] = head.lane_sequence + 1;
+        if self.received.check(head.lane, head.lane_sequence)? == Arrival::Duplicate || self.has_begun(head) {
+            return Ok(());
         }
+        if let Some(link) = head.link {
+            self.links.received(link, head.total_body_bytes)?;
+        }
+        self.begun[head.lane.index()] = head.lane_sequence + 1;
         Ok(())
     }
 
     /// A message is here, whole; false if it was held already, or if nobody is to have it any more.
     #[inline]
     pub(super) fn take(&mut self, message: &mut Message, now: Timestamp) -> Result<bool, PeerMisbehaved> {
-        let head = &message.head;
-        if self.received.check(head.lane, head.lane_sequence)? == Arrival::Duplicate {
+        let (lane, bytes) = (message.head.lane, message.head.total_body_bytes);
+        if self.received.check(lane, message.head.lane_sequence)? == Arrival::Duplicate {
             self.duplicates += 1;
-            return Ok(false);
+            return Ok(sabotage::strikes(Bug::TakeTwice));
         }
-        self.charge(head)?;
-        self.take_from(Stream::Lane(head.lane), head.total_body_bytes, now);
-        Ok(self.links.deliver(message))
+        let has_begun = self.has_begun(&message.head);
+        let is_wanted = self.links.arrived(message, has_begun)?;
+        self.take_from(Stream::Lane(lane), bytes, now);
+        Ok(is_wanted)
+    }
+
+    /// Whether a message was charged to its link when it began, on this connection or on one before.
+    #[inline]
+    fn has_begun(&self, head: &MessageHead) -> bool {
+        let has_begun = self.begun[head.lane.index()] == head.lane_sequence + 1;
+        has_begun && !sabotage::strikes(Bug::ChargeTwice)
     }
 
     /// A control record is here that has this number; false if it was held already.
@@ -189,17 +199,6 @@ impl Streams {
         }
         self.take_from(Stream::Control, 0, now);
         true
-    }
-
-    /// Counts a message on its link, once.
-    #[inline]
-    fn charge(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
-        match head.link {
-            Some(link) if self.begun[head.lane.index()] != head.lane_sequence + 1 => {
-                self.links.received(link, head.total_body_bytes)
-            }
-            _ => Ok(()),
-        }
     }
 
     #[inline]
@@ -234,6 +233,9 @@ impl Streams {
     /// Frames were packed, each with an acknowledgement.
     #[inline]
     pub(super) fn told(&mut self) {
+        if sabotage::strikes(Bug::SkipAcknowledgement) {
+            self.received.told(self.received.positions());
+        }
         if !self.received.has_news() {
             (self.untold_since, self.untold_bytes) = (None, 0);
         }

@@ -10,6 +10,7 @@
 //! With timeouts of equal length, setting and clearing therefore cost a store and a comparison, and each key moves
 //! through the heap once a timeout. Memory is taken only when a key is used that is larger than all before it.
 
+use crate::sabotage::{self, Bug};
 use crate::time::Timestamp;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -50,6 +51,9 @@ impl Timers {
     pub(crate) fn set(&mut self, key: usize, deadline: Timestamp) {
         if key >= self.keys.len() {
             self.grow(key);
+        }
+        if sabotage::strikes(Bug::ForgetDeadline) {
+            return;
         }
         let timer = &mut self.keys[key];
         timer.deadline = deadline;

@@ -1,6 +1,7 @@
 //! One lane's messages: those that wait, and those that have left and are kept until the peer holds them.
 
 use crate::message::Message;
+use crate::sabotage::{self, Bug};
 use std::collections::VecDeque;
 
 /// A queue with a cursor. Replaying is setting the cursor back: what is sent again is what was sent, by reference.
@@ -123,6 +124,9 @@ impl LaneQueue {
         self.chunked_bytes = 0;
         self.acknowledge(position);
         self.cursor = 0;
+        if sabotage::strikes(Bug::ForgetReplay) && self.first < self.sent {
+            self.messages.pop_front().inspect(|message| self.bytes -= message.charged_bytes());
+        }
         self.waiting_bytes = self.bytes;
     }
 

@@ -82,7 +82,12 @@ pub(super) struct Taken {
 
 impl Records {
     /// Remembers a call; the one that had the slot before, if the driver has not heard of its end yet.
-    pub(super) fn insert(&mut self, correlation: Correlation, request: Request, second: Leg) -> Option<Record> {
+    pub(super) fn insert(
+        &mut self,
+        correlation: Correlation,
+        request: Request,
+        second: Leg,
+    ) -> Option<Record> {
         let slot = correlation.slot();
         if self.records.len() <= slot {
             self.records.resize_with(slot + 1, || None);

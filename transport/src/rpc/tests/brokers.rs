@@ -8,7 +8,9 @@ use crate::message::Message;
 use crate::pool::PoolConfig;
 use crate::proto::control::DetachCode;
 use crate::proto::record::MessageHead;
-use crate::rpc::{CallError, CallFuture, CallOptions, Client, ClientConfig, EventListener, Reply, ReplyDestination};
+use crate::rpc::{
+    CallError, CallFuture, CallOptions, Client, ClientConfig, EventListener, Reply, ReplyDestination,
+};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -189,11 +191,13 @@ impl Brokers {
     /// Whether this was told of a broker.
     pub(super) fn heard(&self, place: usize, text: &str) -> bool {
         let prefix = format!("{}: ", self.addresses[place]);
-        self.events().iter().any(|event| event.strip_prefix(&prefix).is_some_and(|said| said.starts_with(text)))
+        self.events()
+            .iter()
+            .any(|event| event.strip_prefix(&prefix).is_some_and(|said| said.starts_with(text)))
     }
 }
 
-fn listening(address: &Address, peer: Peer) -> Driver<Peer> {
+pub(super) fn listening(address: &Address, peer: Peer) -> Driver<Peer> {
     let identity = ReplyDestination::new(1).identity("broker");
     let mut peer = Driver::new(small_driver(), identity, peer).unwrap();
     peer.parts().0.listen(address).unwrap();

@@ -21,9 +21,7 @@ fn both() -> Brokers {
 fn raced() -> (Brokers, CallFuture) {
     let mut brokers = both();
     let call = brokers.start(b"x", GOLD);
-    brokers.until("both have it", |brokers| {
-        (0..2).all(|place| brokers.peer(place).requests.len() == 1)
-    });
+    brokers.until("both have it", |brokers| (0..2).all(|place| brokers.peer(place).requests.len() == 1));
     (brokers, call)
 }
 

@@ -42,7 +42,7 @@ fn what_was_produced_is_settled_whoever_dies() {
     let produced = u64::from(PRODUCERS * MESSAGES * ROUNDS);
     wait_for_figure(&broker, "queue.work.settled", produced);
     for consumer in &mut consumers {
-        ledger.add(consumer.part.number, &consumer.log().to_owned());
+        ledger.add(consumer.part.number, consumer.log());
     }
     println!("ledger of messages one way\n  produced and held by the broker {produced}\n{ledger}");
     drop((producers, consumers));

@@ -8,6 +8,7 @@
 //! The load of all tests together is 100,000 messages. Faults strike when so many outcomes are known, not after a time,
 //! so they strike under load on any machine.
 
+mod away;
 mod body;
 mod cast;
 mod cuts;

@@ -190,6 +190,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
+    #[inline]
     pub(crate) fn poll_event(
         &mut self,
         streams: Option<&mut Streams>,
@@ -381,9 +382,7 @@ impl Connection {
                 (times.received + open.idle_timeout)
                     .min(keep_alive)
                     .min(acknowledgement)
-                    .min(times.frame_due(config.frame_timeout))
-                    .min(times.bulk_due(config.bulk_timeout))
-                    .min(times.progress_due(config.send_timeout))
+                    .min(times.trouble_due(config))
             }
         }
     }
@@ -398,7 +397,9 @@ impl Connection {
                 }
                 return;
             }
-            (_, Phase::Greeting(_) | Phase::Proposed(..)) if now >= times.started + config.handshake_timeout => {
+            (_, Phase::Greeting(_) | Phase::Proposed(..))
+                if now >= times.started + config.handshake_timeout =>
+            {
                 CloseReason::HandshakeTimeout(config.handshake_timeout)
             }
             (_, Phase::Greeting(_) | Phase::Proposed(..)) => return,
@@ -416,9 +417,8 @@ impl Connection {
             }
             (_, Phase::Open(open)) => {
                 open.owes_keep_alive |= now >= times.sent + open.keep_alive;
-                open.owes_acknowledgement |= streams.is_some_and(|streams| {
-                    now >= streams.acknowledgement_due(config.acknowledgement_delay)
-                });
+                open.owes_acknowledgement |= streams
+                    .is_some_and(|streams| now >= streams.acknowledgement_due(config.acknowledgement_delay));
                 return;
             }
         };

@@ -28,6 +28,8 @@ pub struct Session {
     common: Arc<Common>,
     streams: Option<Streams>,
     paths: [Option<Path>; PATHS_MAX],
+    /// How many of them there are.
+    path_count: usize,
     /// The path that sends.
     current: Option<usize>,
     events: VecDeque<ConnectionEvent>,
@@ -110,10 +112,9 @@ impl Session {
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
     pub fn server(common: Arc<Common>, packet_bytes: u32, now: Timestamp) -> Result<Self, LocalFault> {
-        let connection =
-            Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
+        let connection = Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
         let mut session = Self::new(common, None);
-        session.paths[0] = Some(Path::new(connection));
+        session.add_path(connection, now);
         Ok(session)
     }
 
@@ -122,6 +123,7 @@ impl Session {
             common,
             streams: None,
             paths: [const { None }; PATHS_MAX],
+            path_count: 0,
             current: None,
             events: VecDeque::new(),
             state: State::Opening,
@@ -155,7 +157,8 @@ impl Session {
             && !self.is_closing
             && self.terms.is_some()
             && self.candidate().is_none();
-        let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| can && !reconnect.is_trying()) else {
+        let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| can && !reconnect.is_trying())
+        else {
             return false;
         };
         reconnect.begin(address, now);
@@ -209,6 +212,7 @@ impl Session {
             return None;
         };
         self.paths[index] = Some(Path::new(connection));
+        self.path_count += 1;
         Some(index)
     }
 
@@ -219,14 +223,14 @@ impl Session {
 
     /// A path that is coming up.
     fn candidate(&self) -> Option<usize> {
-        self.paths.iter().position(|path| {
-            path.as_ref().is_some_and(|path| !path.is_open && !path.connection.is_ended())
-        })
+        self.paths
+            .iter()
+            .position(|path| path.as_ref().is_some_and(|path| !path.is_open && !path.connection.is_ended()))
     }
 
     /// The channel of a path is gone, and everything that had arrived was looked at.
     pub fn remove_path(&mut self, path: usize) {
-        self.paths[path] = None;
+        self.path_count -= usize::from(self.paths[path].take().is_some());
     }
 
     /// Whether a path is there.
@@ -258,7 +262,13 @@ impl Session {
             SessionTerms::default()
         } else {
             let epoch = wanted.epoch;
-            SessionTerms { session: Some(id), epoch, expiry_ms, token: Some(token), ..SessionTerms::default() }
+            SessionTerms {
+                session: Some(id),
+                epoch,
+                expiry_ms,
+                token: Some(token),
+                ..SessionTerms::default()
+            }
         };
         path.connection.accept(terms);
     }
@@ -272,7 +282,9 @@ impl Session {
 
     /// Takes a path out, to be a connection of another session.
     pub(crate) fn take_path(&mut self, path: usize) -> Option<Connection> {
-        self.paths[path].take().map(|path| path.connection)
+        let path = self.paths[path].take()?;
+        self.path_count -= 1;
+        Some(path.connection)
     }
 
     /// Whether the session may go on over the connection of a client that proposes this; with the token that it has
@@ -284,15 +296,16 @@ impl Session {
         let unknown = || (RefusalCode::SessionUnknown, SESSION_UNKNOWN.to_owned());
         let (asked, peer) = (&proposal.client().body.session, proposal.client().body.process);
         let (Some(terms), Some(streams)) = (&self.terms, &self.streams) else { return Err(unknown()) };
-        let is_peer = self.peer.is_some_and(|known| {
-            (known.process, known.incarnation) == (peer.process, peer.incarnation)
-        });
+        let is_peer = self
+            .peer
+            .is_some_and(|known| (known.process, known.incarnation) == (peer.process, peer.incarnation));
         if matches!(self.state, State::Ended | State::Opening) || self.is_closing || !is_peer {
             return Err(unknown());
         }
         let token = terms.shown(asked.proof).ok_or_else(unknown)?;
         if !self.has_room() {
-            let text = format!("the session has {PATHS_MAX} connections; try again when one of them has ended");
+            let text =
+                format!("the session has {PATHS_MAX} connections; try again when one of them has ended");
             return Err((RefusalCode::ResourceLimit, text));
         }
         if asked.epoch <= terms.epoch {
@@ -368,23 +381,43 @@ impl Session {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
+    #[inline]
     pub fn poll_event(
         &mut self,
         now: Timestamp,
         pool: &mut Pool,
     ) -> Result<Option<ConnectionEvent>, PoolError> {
+        if let Some(index) = self.only_path()
+            && self.events.is_empty()
+            && let Some(path) = &mut self.paths[index]
+        {
+            // Nearly everything comes this way, and is moved as rarely as possible.
+            let polled = path.connection.poll_event(self.streams.as_mut(), now, pool);
+            if !matches!(&polled, Ok(Some(ConnectionEvent::Opened(_) | ConnectionEvent::Closed(_)))) {
+                return polled;
+            }
+            if let Ok(Some(event)) = polled {
+                self.path_event(index, event, now);
+            }
+        }
+        self.poll_all(now, pool)
+    }
+
+    /// The path that sends, if there is no other one, and nothing is to be found out about it.
+    #[inline]
+    pub fn only_path(&self) -> Option<usize> {
+        let is_plain = self.path_count == 1 && !self.terms.as_ref().is_some_and(Terms::is_unconfirmed);
+        if is_plain { self.current } else { None }
+    }
+
+    /// Looks at everything.
+    #[inline(never)]
+    fn poll_all(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Option<ConnectionEvent>, PoolError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            if let Some(index) = self.current {
-                match self.poll_path(index, now, pool)? {
-                    Polled::Event(event) => return Ok(Some(event)),
-                    Polled::Again => continue,
-                    Polled::Nothing => {}
-                }
-            }
-            match self.poll_others(now, pool)? {
+            match self.poll_paths(now, pool)? {
                 Polled::Event(event) => return Ok(Some(event)),
                 Polled::Again => {}
                 Polled::Nothing => return Ok(None),
@@ -392,13 +425,11 @@ impl Session {
         }
     }
 
-    /// Looks at the paths that do not send.
-    fn poll_others(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
-        for index in 0..PATHS_MAX {
-            if Some(index) == self.current || self.paths[index].is_none() {
-                continue;
-            }
-            match self.poll_path(index, now, pool)? {
+    /// Looks at the path that sends, and then at the others.
+    fn poll_paths(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
+        let first = self.current.unwrap_or_default();
+        for ahead in 0..PATHS_MAX {
+            match self.poll_path((first + ahead) % PATHS_MAX, now, pool)? {
                 Polled::Nothing => {}
                 found => return Ok(found),
             }
@@ -415,20 +446,22 @@ impl Session {
         {
             terms.confirm();
         }
-        match polled {
-            None => Ok(Polled::Nothing),
-            Some(ConnectionEvent::Opened(negotiated)) => {
-                self.opened(index, negotiated, now);
-                Ok(Polled::Again)
-            }
-            Some(ConnectionEvent::Closed(reason)) => {
-                self.path_closed(index, reason, now);
-                Ok(Polled::Again)
-            }
+        Ok(match polled {
+            None => Polled::Nothing,
+            Some(event) => self.path_event(index, event, now).map_or(Polled::Again, Polled::Event),
+        })
+    }
+
+    /// What a path has found: what is the session's own affair comes to nothing here.
+    fn path_event(&mut self, index: usize, event: ConnectionEvent, now: Timestamp) -> Option<ConnectionEvent> {
+        match event {
+            ConnectionEvent::Opened(negotiated) => self.opened(index, negotiated, now),
+            ConnectionEvent::Closed(reason) => self.path_closed(index, reason, now),
             // What was found before the end came is nobody's any more.
-            Some(_) if matches!(self.state, State::Ended) => Ok(Polled::Again),
-            Some(event) => Ok(Polled::Event(event)),
+            _ if matches!(self.state, State::Ended) => {}
+            event => return Some(event),
         }
+        None
     }
 
     /// Appends what may be sent now on a path to `gather`; true if there is anything. To be called when no send is in
@@ -445,9 +478,7 @@ impl Session {
     ) -> Result<bool, PoolError> {
         let is_current = self.current == Some(index);
         match &mut self.paths[index] {
-            Some(path) => {
-                path.connection.poll_transmit(self.streams.as_mut(), is_current, now, pool, gather)
-            }
+            Some(path) => path.connection.poll_transmit(self.streams.as_mut(), is_current, now, pool, gather),
             None => Ok(false),
         }
     }
@@ -470,6 +501,9 @@ impl Session {
     #[inline]
     pub fn has_events(&self) -> bool {
         let has_events = |path: &Path| path.connection.has_events();
+        if let Some(index) = self.only_path() {
+            return !self.events.is_empty() || self.paths[index].as_ref().is_some_and(has_events);
+        }
         !self.events.is_empty() || self.paths.iter().flatten().any(has_events)
     }
 
@@ -556,9 +590,10 @@ impl Session {
 
     /// Counts how often it was resumed at the same positions although something waits for the peer.
     fn is_in_vain(&mut self, positions: &[u64; STREAMS]) -> bool {
-        let waits = self.streams.as_ref().is_some_and(|streams| {
-            streams.outbox.waiting_messages() + streams.outbox.waiting_control() > 0
-        });
+        let waits = self
+            .streams
+            .as_ref()
+            .is_some_and(|streams| streams.outbox.waiting_messages() + streams.outbox.waiting_control() > 0);
         let is_same = *positions == self.progress.positions;
         self.progress.positions = *positions;
         self.progress.in_vain = if is_same && waits { self.progress.in_vain + 1 } else { 0 };
@@ -657,6 +692,17 @@ impl Session {
 impl Session {
     /// When [`Session::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Timestamp {
+        if let Some(index) = self.only_path()
+            && let Some(path) = &self.paths[index]
+        {
+            let next = path.connection.next_timeout(self.streams.as_ref());
+            return match &self.reconnect {
+                Some(reconnect) if self.terms.is_some() => {
+                    next.min(reconnect.next_timeout(false, &self.common.session))
+                }
+                _ => next,
+            };
+        }
         let mut next = Timestamp::NEVER;
         for (index, path) in self.paths.iter().enumerate() {
             if let Some(path) = path {

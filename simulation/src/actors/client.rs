@@ -140,19 +140,19 @@ impl ClientActor {
         burst > 0
     }
 
-    /// Tells the oracle of a session that has ended.
-    fn count_sessions(&mut self) {
+    /// Tells the oracle of a session that has ended; true if there was one.
+    fn has_lost_session(&mut self) -> bool {
         let sessions = self.client.as_mut().map_or(0, |it| it.driver().parts().0.connections());
-        if sessions < self.sessions {
+        let before = std::mem::replace(&mut self.sessions, sessions);
+        if sessions < before {
             self.oracle.ledger().lost_session(self.me, std::iter::once(self.plan.peer));
         }
-        self.sessions = sessions;
+        sessions < before
     }
 
-    /// Takes what has ended. A client without a connection is done with.
-    fn collect(&mut self) {
+    /// Takes what has ended. A client without a session is done with.
+    fn collect(&mut self, mut is_lost: bool) {
         let (now, oracle) = (self.now, &self.oracle);
-        let mut is_lost = false;
         let random = &mut self.random;
         self.calls.retain_mut(|call| {
             if let Some(outcome) = call.future.try_take() {
@@ -206,8 +206,8 @@ impl Actor for ClientActor {
         if let Some(client) = &mut self.client {
             found |= client.turn()?;
         }
-        self.count_sessions();
-        self.collect();
+        let is_lost = self.has_lost_session();
+        self.collect(is_lost);
         Ok(found)
     }
 

@@ -7,7 +7,7 @@
 //!
 //! An excuse is that a process died, or that a session ended, at a time when the message could have been on its way
 //! between the two. While sessions end with their connections that excuses much; when they outlive them
-//! ([`SESSIONS_OUTLIVE_CONNECTIONS`](crate::coverage::SESSIONS_OUTLIVE_CONNECTIONS)), a connection that is cut ends no session, and so excuses nothing.
+//! ([`SESSIONS_OUTLIVE_CONNECTIONS`]), a connection that is cut ends no session, and so excuses nothing.
 //!
 //! What it must never know: how any of it is done.
 
@@ -18,7 +18,7 @@ pub use calls::CallEnd;
 pub use messages::{BODY_BYTES_MIN, expected_bytes};
 pub(crate) use messages::{is_body_of, number_of, write_body};
 
-use crate::coverage::{Coverage, Fault, Transition};
+use crate::coverage::{Coverage, Fault, SESSIONS_OUTLIVE_CONNECTIONS, Transition};
 use crate::trace::Trace;
 use calls::CallRecord;
 use messages::{OneWay, Reception};
@@ -88,6 +88,18 @@ impl Oracle {
     }
 }
 
+/// What ends a connection and must not end a session.
+fn is_of_connection(reason: &CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::Channel(_)
+            | CloseReason::PeerSilent(_)
+            | CloseReason::PeerNotReading(_)
+            | CloseReason::FrameTimeout(_)
+            | CloseReason::BulkTimeout(_)
+    )
+}
+
 impl Ledger {
     /// Something is wrong. The first failure counts; what follows from it does not.
     pub fn fail(&mut self, what: impl Into<String>) {
@@ -137,6 +149,10 @@ impl Ledger {
                     .fail(format!("{name}: a session ended as if somebody broke the protocol: {reason}"));
             }
             _ if with.is_none() => Transition::NotOpened,
+            _ if SESSIONS_OUTLIVE_CONNECTIONS && is_of_connection(reason) => {
+                let name = self.name(at).to_owned();
+                return self.fail(format!("{name}: a session ended with its connection: {reason}"));
+            }
             CloseReason::Local { .. } => Transition::ClosedHere,
             CloseReason::Peer { .. } => Transition::ClosedByPeer,
             CloseReason::HandshakeTimeout(_) => Transition::HandshakeTimeout,

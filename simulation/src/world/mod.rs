@@ -74,7 +74,7 @@ impl World {
     fn new(seed: u64, is_printed: bool) -> Self {
         let mut random = Random::new(seed);
         let climate = crate::network::Climate::drawn(&mut random);
-        let network = Network::new(random.next(), climate, is_printed);
+        let network = Network::new(random.number(), climate, is_printed);
         let plan = Plan::drawn(&mut random);
         let oracle = Oracle::new(plan.names(), is_printed);
         let processes = plan.names().iter().map(|name| Process::new(network.host(name))).collect();

@@ -1,6 +1,6 @@
 //! A world: processes, the network between them, what happens to both, and virtual time.
 //!
-//! A [`World`] follows from its seed alone. It jumps from one event to the next, turns whoever has news or is due, does
+//! A world follows from its seed alone. It jumps from one event to the next, turns whoever has news or is due, does
 //! what the plan of faults says, and asks after each step whether anything is wrong. When the work is done it mends
 //! everything, waits until whatever can still arrive has arrived, closes everything, and looks for what is left.
 //!

@@ -66,6 +66,7 @@ pub mod proto;
 pub mod rpc;
 #[doc(hidden)]
 pub mod sabotage;
+pub mod session;
 mod sync;
 pub mod time;
 

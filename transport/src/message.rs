@@ -16,6 +16,9 @@ pub struct Message {
     pub extensions: Option<Segment>,
     /// Its bytes.
     pub body: Body,
+    /// Of one that arrived on a link: how many came before it on that link in its lane. By this it is settled
+    /// ([`crate::connection::Deliveries::of`]); it means nothing on the way out.
+    pub position: u64,
 }
 
 impl Message {
@@ -25,6 +28,7 @@ impl Message {
             kind,
             lane: Lane::Normal,
             redelivered: false,
+            copies: false,
             failure: false,
             reply_address: None,
             hop_count: 0,
@@ -39,7 +43,7 @@ impl Message {
             incarnation: Incarnation::default(),
             total_body_bytes: 0,
         };
-        Self { head, extensions: None, body }
+        Self { head, extensions: None, body, position: 0 }
     }
 
     /// The answer to a request: to its reply address, with what its sender needs to recognise it.

@@ -21,12 +21,29 @@ pub enum Bug {
     ReorderQueue,
     /// A broker keeps what a producer was granted when that has left.
     LeakCredit,
+    /// A session takes a record that it holds already.
+    TakeTwice,
+    /// A session drops an acknowledgement, and what it told counts as told.
+    SkipAcknowledgement,
+    /// A session does not send the first message again that its peer has not got.
+    ForgetReplay,
+    /// A session charges a message to its link again when it begins again on another connection.
+    ChargeTwice,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::LoseMessage, Self::LeakBuffer, Self::ForgetDeadline, Self::ReorderQueue, Self::LeakCredit];
+    pub const ALL: [Self; 9] = [
+        Self::LoseMessage,
+        Self::LeakBuffer,
+        Self::ForgetDeadline,
+        Self::ReorderQueue,
+        Self::LeakCredit,
+        Self::TakeTwice,
+        Self::SkipAcknowledgement,
+        Self::ForgetReplay,
+        Self::ChargeTwice,
+    ];
 
     /// It strikes at one in so many occasions.
     #[cfg(feature = "simulation")]
@@ -34,7 +51,8 @@ impl Bug {
         match self {
             Self::LoseMessage | Self::ForgetDeadline => 300,
             Self::LeakBuffer | Self::ReorderQueue => 20,
-            Self::LeakCredit => 1,
+            Self::LeakCredit | Self::TakeTwice | Self::ForgetReplay | Self::ChargeTwice => 1,
+            Self::SkipAcknowledgement => 50,
         }
     }
 }

@@ -4,6 +4,8 @@
 mod allocations;
 
 use allocations::ALLOCATIONS;
+use underlay::proto::serial::Received;
+use underlay::proto::{Lane, Stream};
 use underlay::message::Message;
 use underlay::packing::{Announcement, Inbox, Outbox, PackingRules, Parsed, Windows};
 use underlay::pool::{BUFFER_BYTES_MAX, Body, GatherList, Pool, PoolConfig};
@@ -21,6 +23,9 @@ struct Ends {
     bodies: Vec<Body>,
     /// Received buffers begin anew after so many bytes, so that every body is cut somewhere else.
     receive_bytes: usize,
+    /// Messages and rounds so far.
+    sent: u64,
+    rounds: u64,
 }
 
 impl Ends {
@@ -39,6 +44,8 @@ impl Ends {
             inbox: Inbox::new(rules, parameters.limits()),
             bodies,
             receive_bytes: 5_000,
+            sent: 0,
+            rounds: 0,
         }
     }
 
@@ -51,17 +58,24 @@ impl Ends {
             self.outbox.push(message).map_err(|(full, _)| full).unwrap();
         }
         self.outbox.push_control(&[0x7e, 0, 0, 0, 8, 0, 0, 0]);
-        let (mut arrived, announcement) = (0, Announcement::default());
-        while self.fill(&announcement) > 0 {
+        let mut arrived = 0;
+        while self.fill() > 0 {
             self.receive();
             self.gather.clear();
             arrived += self.take_out(arrived);
         }
+        // What has left is kept until here.
+        self.sent += arrived as u64;
+        self.outbox.acknowledge(Stream::Lane(Lane::Normal), self.sent).unwrap();
+        self.rounds += 1;
+        self.outbox.acknowledge(Stream::Control, self.rounds).unwrap();
         arrived
     }
 
-    fn fill(&mut self, announcement: &Announcement) -> usize {
-        self.outbox.fill(&mut self.windows, announcement, &mut self.pool, &mut self.gather).unwrap()
+    fn fill(&mut self) -> usize {
+        let mut received = Received::default();
+        let mut says = Announcement { frame_limit: 0, chunk_limit: 0, received: &mut received };
+        self.outbox.fill(&mut self.windows, &mut says, &mut self.pool, &mut self.gather).unwrap()
     }
 
     /// What a wire does: the bytes of the gather list, in buffers of this end.

@@ -1,24 +1,29 @@
-//! After warm-up, requests and replies between two connections allocate nothing, credit and grants included.
+//! After warm-up, requests and replies between two ends of a session allocate nothing, credit, grants, and keeping what
+//! is not acknowledged included.
 
 #[path = "support/allocations.rs"]
 mod allocations;
 
 use allocations::ALLOCATIONS;
-use underlay::connection::{Connection, ConnectionConfig, ConnectionEvent, Identity, LinkRoom};
+use underlay::connection::{ConnectionConfig, ConnectionEvent, Identity, LinkRoom};
 use underlay::message::Message;
-use underlay::pool::{Body, GatherList, Pool, PoolConfig};
+use std::sync::Arc;
+use underlay::pool::{Body, GatherList, Pool, PoolConfig, Segment};
 use underlay::proto::control::{Address, LinkRole};
 use underlay::proto::hello::ProcessIdentity;
 use underlay::proto::record::MessageKind;
 use underlay::proto::text::Name;
-use underlay::proto::{CorrelationId, Incarnation, LinkId, Origin, ProcessId};
+use underlay::proto::{CorrelationId, Incarnation, LinkId, Origin, ProcessId, SessionId, SessionToken};
+use underlay::session::{Common, Session, SessionConfig};
 use underlay::time::Timestamp;
 
 const ROOM: LinkRoom = LinkRoom { messages: 64, bytes: 4 << 20 };
+/// The only connection of the session.
+const PATH: usize = 0;
 const NOW: Timestamp = Timestamp::from_nanoseconds(1);
 
 struct End {
-    connection: Connection,
+    connection: Session,
     pool: Pool,
     gather: GatherList,
     /// The next receive buffer ends after so many bytes, so that bodies are cut at changing places.
@@ -29,7 +34,7 @@ struct End {
 }
 
 impl End {
-    fn new(connection: Connection) -> Self {
+    fn new(connection: Session) -> Self {
         let config = PoolConfig { bytes_max: 64 << 20, slab_bytes: 1 << 20, huge_pages: false };
         Self {
             connection,
@@ -70,9 +75,17 @@ impl End {
         self.connection.set_link_room(link, ROOM).unwrap();
     }
 
+    fn receive(&mut self, segment: Segment) {
+        self.connection.handle_segment(PATH, segment, NOW);
+        if self.connection.proposal(PATH).is_some() {
+            self.connection.accept(PATH, SessionId::new([1; 16]).unwrap(), SessionToken([2; 32]));
+        }
+        self.pull();
+    }
+
     /// What it sends, in receive buffers of the other end; true if there was anything.
     fn transmit(&mut self, to: &mut End) -> bool {
-        if !self.connection.poll_transmit(NOW, &mut self.pool, &mut self.gather).unwrap() {
+        if !self.connection.poll_transmit(PATH, NOW, &mut self.pool, &mut self.gather).unwrap() {
             return false;
         }
         to.receive_bytes = 5000 + (to.receive_bytes + 777) % 10_000;
@@ -84,18 +97,16 @@ impl End {
                 let taken = buffer.put_slice(&rest[..rest.len().min(room)]);
                 rest = &rest[taken..];
                 if buffer.written().len() == to.receive_bytes {
-                    to.connection.handle_segment(buffer.split(), NOW);
-                    to.pull();
+                    to.receive(buffer.split());
                     buffer = to.pool.buffer(16_384).unwrap();
                 }
             }
         }
         if !buffer.written().is_empty() {
-            to.connection.handle_segment(buffer.split(), NOW);
-            to.pull();
+            to.receive(buffer.split());
         }
         self.gather.clear();
-        self.connection.handle_sent();
+        self.connection.handle_sent(PATH);
         self.pull();
         true
     }
@@ -118,9 +129,13 @@ impl Pair {
             },
             name: String::new(),
         };
-        let config = ConnectionConfig::default();
-        let client = Connection::client(config.clone(), &identity(1), 4096, NOW).unwrap();
-        let server = Connection::server(config, &identity(2), 4096, NOW).unwrap();
+        let common = |number| {
+            let (connection, session) = (ConnectionConfig::default(), SessionConfig::default());
+            Arc::new(Common { connection, session, identity: identity(number) })
+        };
+        let mut client = Session::client(common(1), 1, 1, NOW);
+        assert_eq!(client.channel_open(4096, NOW), Ok(Some(PATH)));
+        let server = Session::server(common(2), 4096, NOW).unwrap();
         let (mut client, server) = (End::new(client), End::new(server));
         let body = client.pool.copy_body(&vec![7; body_bytes]).unwrap();
         let mut pair = Self { client, server, body, requests: 0 };

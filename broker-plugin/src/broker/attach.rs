@@ -4,6 +4,7 @@ use super::Broker;
 use super::ledger::Amount;
 use super::queue::{Consumer, Producer};
 use super::tables::LinkUse;
+use super::unsettled::Unsettled;
 use underlay::connection::{AttachRequest, LinkRoom, Target};
 use underlay::driver::{ConnectionId, Core};
 use underlay::proto::LinkId;
@@ -21,9 +22,18 @@ impl Broker {
                 Err(Refusal(DetachCode::ShuttingDown, "the broker is shutting down".to_owned()))
             }
             (Target::Named(name), LinkRole::Producer) => self.attach_producer(core, connection, link, name),
-            (Target::Named(name), LinkRole::Consumer) => self.attach_consumer(core, connection, link, name),
+            (Target::Named(name), LinkRole::Consumer) => {
+                self.attach_consumer(core, connection, link, name, None)
+            }
+            (Target::Named(name), LinkRole::SettlingConsumer) => {
+                self.attach_consumer(core, connection, link, name, Some(Unsettled::default()))
+            }
             (Target::Reply(address), LinkRole::Consumer) => {
                 self.attach_reply(core, connection, link, *address)
+            }
+            (Target::Reply(_), LinkRole::SettlingConsumer) => {
+                let text = "replies are not settled; attach to a reply address as a plain consumer";
+                Err(Refusal(DetachCode::NotAllowed, text.to_owned()))
             }
             (Target::Reply(_), LinkRole::Producer) => {
                 let text = "replies are sent without a link; a reply address is only consumed from";
@@ -82,6 +92,7 @@ impl Broker {
         connection: ConnectionId,
         link: LinkId,
         name: &str,
+        unsettled: Option<Unsettled>,
     ) -> Result<(), Refusal> {
         let route = self.catalog.find(name).ok_or_else(|| self.no_such(name))?;
         let Some(index) = self.catalog.queue_of(route) else {
@@ -97,7 +108,7 @@ impl Broker {
             return Ok(());
         }
         queue.consumers += 1;
-        let consumer = Consumer { connection, link, queue: index, is_ready: false };
+        let consumer = Consumer { connection, link, queue: index, is_ready: false, unsettled };
         let place = self.consumers.insert(consumer);
         self.peers.set_link(connection, link, LinkUse::Consumer(place));
         if let Some(peer) = self.peers.find(connection) {
@@ -112,12 +123,13 @@ impl Broker {
         Refusal(DetachCode::NoSuchDestination, text)
     }
 
-    /// Undoes what a link was for. What it has brought stays queued.
+    /// Undoes what a link was for. What it has brought stays queued, and what it had not settled is queued again: call
+    /// [`Broker::pump_returned`] behind it.
     pub(super) fn forget_link(&mut self, core: &mut Core, what: LinkUse) {
         match what {
             LinkUse::Unused => {}
             LinkUse::Producer(place) => self.forget_producer(core, place),
-            LinkUse::Consumer(place) => self.forget_consumer(place),
+            LinkUse::Consumer(place) => self.forget_consumer(core, place),
             LinkUse::Reply(place) => self.forget_reply(core, place),
         }
     }
@@ -134,7 +146,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn forget_consumer(&mut self, place: usize) {
+    pub(super) fn forget_consumer(&mut self, core: &mut Core, place: usize) {
         let Some(consumer) = self.consumers.remove(place) else { return };
         if let Some(peer) = self.peers.find(consumer.connection) {
             peer.consumers -= 1;
@@ -142,5 +154,8 @@ impl Broker {
         let queue = &mut self.queues[consumer.queue];
         queue.consumers -= 1;
         queue.ready.retain(|ready| *ready != place);
+        if let Some(unsettled) = consumer.unsettled {
+            self.take_back(core, consumer.connection, consumer.queue, unsettled);
+        }
     }
 }

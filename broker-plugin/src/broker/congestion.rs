@@ -21,6 +21,26 @@ impl Broker {
         self.peers.find(connection).is_none_or(|peer| peer.is_congested)
     }
 
+    /// Whether a connection is given messages from queues.
+    pub(super) fn takes_deliveries(&mut self, connection: ConnectionId) -> bool {
+        self.peers.find(connection).is_some_and(|peer| !peer.is_congested && !peer.is_interrupted)
+    }
+
+    /// A session has lost its connection, or has one again. What it was given stays its own meanwhile; what comes goes
+    /// to others.
+    pub(super) fn set_interrupted(
+        &mut self,
+        core: &mut Core,
+        connection: ConnectionId,
+        is_interrupted: bool,
+    ) {
+        let Some(peer) = self.peers.find(connection) else { return };
+        peer.is_interrupted = is_interrupted;
+        if !is_interrupted && !peer.is_congested {
+            self.resume(core, connection);
+        }
+    }
+
     /// Looks at a connection that something was sent to.
     pub(super) fn watch(&mut self, core: &mut Core, connection: ConnectionId) {
         let held = self.held(connection);

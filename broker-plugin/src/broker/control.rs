@@ -1,7 +1,7 @@
 //! Orders from other threads, and how a broker stops.
 //!
-//! A broker that is told to stop listens no more, refuses links and grants no credit. Then it waits, at most
-//! `drain_timeout_ms`, until its queues are empty as far as somebody consumes from them, until the requests that it
+//! A broker that is told to stop asks its peers to leave, listens no more, refuses links and grants no credit. Then it waits, at most
+//! `drain_timeout_ms`, until its queues are empty as far as somebody consumes from them, until what it delivered is settled where that is done, until the requests that it
 //! delivered are answered (as far as their service has not ended its consuming links), and until nobody is owed a reply that is held. Then it closes all connections, each after
 //! what waits to be sent on it, and ends its driver's loop. A second order stops it at once.
 
@@ -87,6 +87,7 @@ impl Broker {
         match self.phase {
             Phase::Running => {
                 tracing::info!(drain_timeout = ?self.rules.drain_timeout, "shutting down");
+                core.ask_all_to_leave(self.rules.drain_timeout, "the broker is shutting down");
                 for (address, listener) in self.listeners.drain(..) {
                     core.stop_listening(&address, listener);
                 }
@@ -110,8 +111,13 @@ impl Broker {
             Phase::Draining { until } if now < until && self.has_work() => false,
             Phase::Draining { until } => {
                 let waiting: usize = self.queues.iter().map(|queue| queue.entries.len()).sum();
-                if waiting > 0 {
-                    tracing::warn!(waiting, "messages are lost: nobody took them in time");
+                let unsettled: u64 = self.queues.iter().map(|queue| queue.unsettled).sum();
+                if waiting > 0 || unsettled > 0 {
+                    tracing::warn!(
+                        waiting,
+                        unsettled,
+                        "messages are lost: nobody took, or settled, them in time"
+                    );
                 }
                 core.close_all(CloseCode::ShuttingDown, "the broker is shutting down");
                 let until = until.max(now) + self.rules.close_timeout;
@@ -135,7 +141,8 @@ impl Broker {
     }
 
     fn has_work(&self) -> bool {
-        let consumed = |queue: &super::Queue| queue.consumers > 0 && !queue.entries.is_empty();
+        let consumed =
+            |queue: &super::Queue| queue.consumers > 0 && (!queue.entries.is_empty() || queue.unsettled > 0);
         self.queues.iter().any(consumed) || self.addresses.any_held() || self.peers.any_reply_awaited()
     }
 }

@@ -10,8 +10,9 @@
 //! - A queue never holds more than its bounds, whatever its producers do with their credit; a full one
 //!   holds up its own producers and nobody else.
 //! - Messages of one producer to one queue are delivered in order; consumers take turns as far as their credit goes.
-//! - A message is delivered when it was handed to a consumer's connection. What has not been handed over stays queued
-//!   when a consumer goes; what was handed over and not received is lost with it, as there is no settlement yet.
+//! - For a consumer that settles a message is kept until it has said what became of it, and goes to another when it
+//!   goes first, before what was never delivered, marked, and in order. For any other, what was handed to its connection
+//!   is done with.
 //! - Each message that is dropped is counted under its reason and logged (the first time, and whenever the count
 //!   has doubled, so that a peer cannot flood the log).
 //!
@@ -27,8 +28,10 @@ mod ledger;
 mod queue;
 mod replies;
 mod route;
+mod settlement;
 mod stats;
 mod tables;
+mod unsettled;
 
 pub use control::Control;
 pub(crate) use stats::report;
@@ -45,7 +48,7 @@ use std::time::Duration;
 use tables::{LinkUse, Peers, Slab};
 use underlay::backend::Listener;
 use underlay::connection::{AttachRequest, CloseReason};
-use underlay::driver::{Address, ConnectionId, Core, DetachedByPeer, Handler};
+use underlay::driver::{Address, ConnectionId, Core, DetachedByPeer, Handler, Resumed, Settled};
 use underlay::message::Message;
 use underlay::proto::LinkId;
 use underlay::proto::handshake::Negotiated;
@@ -65,6 +68,10 @@ pub struct Broker {
     congested: Vec<ConnectionId>,
     /// Nothing is tried again before this, because the pool was empty.
     retry_at: Timestamp,
+    /// Queues to which messages have come back that were delivered, and have not been given out again.
+    returned: Vec<usize>,
+    /// A timer runs for what is unsettled for long.
+    is_compacting: bool,
     stats: BrokerStats,
     phase: Phase,
     listeners: Vec<(Address, Listener)>,
@@ -106,6 +113,8 @@ impl Broker {
             peers: Peers::default(),
             congested: Vec::new(),
             retry_at: Timestamp::ZERO,
+            returned: Vec::new(),
+            is_compacting: false,
             stats: BrokerStats::default(),
             phase: Phase::Running,
             listeners: Vec::new(),
@@ -134,6 +143,8 @@ impl Broker {
             messages_in: queue.counts.messages_in,
             queued: queue.counts.queued,
             delivered: queue.counts.delivered,
+            settled: queue.counts.settled,
+            unsettled: queue.unsettled,
             full_pushes: queue.counts.full_pushes,
             producers: queue.ledger.producers(),
             consumers: queue.consumers,
@@ -148,6 +159,10 @@ impl Broker {
 
     fn shutdown_timer(&self) -> usize {
         self.queues.len() + 1
+    }
+
+    fn compaction_timer(&self) -> usize {
+        self.queues.len() + 2
     }
 }
 
@@ -166,6 +181,7 @@ impl Handler for Broker {
     fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer) {
         let what = self.peers.take_link(connection, detached.link);
         self.forget_link(core, what);
+        self.pump_returned(core);
     }
 
     fn message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
@@ -188,19 +204,35 @@ impl Handler for Broker {
             place += 1;
         }
         self.peers.close(connection);
+        self.pump_returned(core);
+    }
+
+    fn interrupted(&mut self, core: &mut Core, connection: ConnectionId, _: &CloseReason) {
+        self.set_interrupted(core, connection, true);
+    }
+
+    fn resumed(&mut self, core: &mut Core, connection: ConnectionId, _: &Resumed) {
+        self.set_interrupted(core, connection, false);
+    }
+
+    fn settled(&mut self, core: &mut Core, connection: ConnectionId, settled: Settled) {
+        self.settle(core, connection, settled);
     }
 
     fn take_submissions(&mut self, core: &mut Core) -> bool {
         let commanded = self.take_commands(core);
         let relieved = self.relieve(core);
+        let returned = self.pump_returned(core);
         let advanced = self.advance_shutdown(core);
-        commanded || relieved || advanced
+        commanded || relieved || returned || advanced
     }
 
     fn timer(&mut self, core: &mut Core, key: usize) {
         // The others only bring about a turn, in which everything that waits is looked at.
         if key < self.queues.len() {
             self.drop_expired(core, key);
+        } else if key == self.compaction_timer() {
+            self.compact_unsettled(core);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One queue: what waits, who takes from it, who waits to be granted more.
 
 use super::ledger::{Amount, Ledger};
+use super::unsettled::Unsettled;
 use crate::config::QueueSettings;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,7 +16,16 @@ use underlay::time::Timestamp;
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) name: String,
+    /// In the order of their numbers.
     pub(super) entries: VecDeque<Entry>,
+    /// What the next one that comes is numbered.
+    next_number: u64,
+    /// What its consumers were given and have not settled. The ledger counts it as stored.
+    pub(super) unsettled: u64,
+    /// The most of that for one consumer.
+    pub(super) unsettled_max: u64,
+    /// A message that was given back so often because its consumer had gone is dropped the next time.
+    pub(super) redeliveries_max: u64,
     pub(super) ledger: Ledger,
     /// Consumers that may have credit, the next one first. The others come back with their `Writable` event.
     pub(super) ready: VecDeque<usize>,
@@ -31,6 +41,7 @@ pub(super) struct Queue {
 pub(super) struct QueueCounts {
     pub(super) messages_in: u64,
     pub(super) delivered: u64,
+    pub(super) settled: u64,
     pub(super) queued: u64,
     pub(super) full_pushes: u64,
     pub(super) depth_max: u64,
@@ -42,6 +53,10 @@ impl Queue {
         Self {
             name: settings.name.clone(),
             entries: VecDeque::new(),
+            next_number: 0,
+            unsettled: 0,
+            unsettled_max: settings.unsettled_max,
+            redeliveries_max: settings.redeliveries_max,
             ledger: Ledger::new(capacity, settings.producers_max, window),
             ready: VecDeque::new(),
             short: VecDeque::new(),
@@ -49,6 +64,12 @@ impl Queue {
             consumers_max: settings.consumers_max,
             counts: QueueCounts::default(),
         }
+    }
+
+    /// Numbers a message that comes to it for the first time.
+    pub(super) fn number(&mut self, entry: &mut Entry) {
+        entry.number = self.next_number;
+        self.next_number += 1;
     }
 
     /// Appends what no consumer takes now.
@@ -71,7 +92,30 @@ impl Queue {
     /// Puts back what could not be delivered after all.
     pub(super) fn put_back(&mut self, entry: Entry) {
         self.ledger.store(entry.amount());
-        self.entries.push_front(entry);
+        if self.entries.front().is_none_or(|front| entry.number < front.number) {
+            self.entries.push_front(entry);
+        } else {
+            self.put_back_all(vec![entry]);
+        }
+    }
+
+    /// Puts back what was delivered and is not settled, in the order of numbers, which is also how it was given: each
+    /// goes to its place, so that neither what was given back before nor what still waits is overtaken. The ledger
+    /// has kept their room.
+    pub(super) fn put_back_all(&mut self, mut returned: Vec<Entry>) {
+        let Some(last) = returned.last().map(|entry| entry.number) else { return };
+        let ahead = self.entries.partition_point(|entry| entry.number < last);
+        let mut ahead: Vec<_> = self.entries.drain(..ahead).collect();
+        loop {
+            let is_later = match (ahead.last(), returned.last()) {
+                (None, None) => break,
+                (Some(waiting), Some(back)) => waiting.number > back.number,
+                (waiting, _) => waiting.is_some(),
+            };
+            let later = if is_later { ahead.pop() } else { returned.pop() };
+            later.into_iter().for_each(|entry| self.entries.push_front(entry));
+        }
+        self.counts.depth_max = self.counts.depth_max.max(self.entries.len() as u64);
     }
 }
 
@@ -80,11 +124,23 @@ impl Queue {
 pub(super) struct Entry {
     pub(super) message: Message,
     pub(super) since: Timestamp,
+    /// When it came to its queue, in the order of all that did.
+    pub(super) number: u64,
+    /// So often it was given back because its consumer had gone.
+    pub(super) redeliveries: u32,
 }
 
 impl Entry {
     pub(super) fn new(message: Message, since: Timestamp) -> Self {
-        Self { message, since }
+        Self { message, since, number: 0, redeliveries: 0 }
+    }
+
+    /// The same message once more, without a copy of its body; `None` when the pool has no buffer for its list.
+    pub(super) fn share(&self, pool: &mut Pool) -> Option<Self> {
+        let body = self.message.body.share(pool).ok()?;
+        let Message { head, ref extensions, position, .. } = self.message;
+        let message = Message { head, extensions: extensions.clone(), body, position };
+        Some(Self { message, since: self.since, number: self.number, redeliveries: self.redeliveries })
     }
 
     /// What it takes of its queue's room: what its link was charged.
@@ -154,4 +210,44 @@ pub(super) struct Consumer {
     pub(super) queue: usize,
     /// It stands in its queue's ring.
     pub(super) is_ready: bool,
+    /// What it has not settled, if it settles.
+    pub(super) unsettled: Option<Unsettled>,
+}
+
+impl Consumer {
+    /// Whether it has as much unsettled as it may. It comes back when it settles.
+    pub(super) fn is_full(&self, unsettled_max: u64) -> bool {
+        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.messages() >= unsettled_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use underlay::pool::Body;
+    use underlay::proto::record::MessageKind;
+
+    fn entry(number: u64) -> Entry {
+        let message = Message::new(MessageKind::Message, Body::new());
+        Entry { number, ..Entry::new(message, Timestamp::ZERO) }
+    }
+
+    /// Whatever was given to whom, and comes back when: the queue is in the order in which it was filled.
+    #[test]
+    fn what_comes_back_goes_to_its_place() {
+        let window = Amount::new(10, 10);
+        let mut queue = Queue::new(&QueueSettings::named("q"), window);
+        let numbers = |queue: &Queue| queue.entries.iter().map(|entry| entry.number).collect::<Vec<_>>();
+        queue.entries.extend([8, 9].map(entry));
+        queue.put_back_all([1, 4, 5].map(entry).into());
+        assert_eq!(numbers(&queue), [1, 4, 5, 8, 9]);
+        queue.put_back_all([0, 2, 3, 6].map(entry).into());
+        assert_eq!(numbers(&queue), [0, 1, 2, 3, 4, 5, 6, 8, 9]);
+        queue.put_back(entry(7));
+        queue.put_back_all(Vec::new());
+        assert_eq!(numbers(&queue), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let first = queue.take_first().unwrap();
+        queue.put_back(first);
+        assert_eq!(numbers(&queue)[0], 0);
+    }
 }

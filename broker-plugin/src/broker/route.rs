@@ -12,7 +12,7 @@ use underlay::proto::record::MessageKind;
 
 /// In.
 impl Broker {
-    pub(super) fn take_message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
+    pub(super) fn take_message(&mut self, core: &mut Core, connection: ConnectionId, mut message: Message) {
         self.stats.messages_in += 1;
         let producer = match message.head.link.map(|link| self.peers.link(connection, link)) {
             Some(LinkUse::Producer(place)) => Some(place),
@@ -22,28 +22,31 @@ impl Broker {
             self.charge(place, Amount::of_message(message.body.len() as u64));
         }
         let is_reply = message.head.kind == MessageKind::Reply;
-        match self.pass_hop(core, connection, message) {
-            Some(entry) if is_reply => self.route_reply(core, connection, entry),
-            Some(entry) => self.route(core, connection, producer, entry),
-            None => {}
+        if self.passes_hop(core, connection, &mut message) {
+            let entry = Entry::new(message, core.now());
+            if is_reply {
+                self.route_reply(core, connection, entry);
+            } else {
+                self.route(core, connection, producer, entry);
+            }
         }
         if let Some(place) = producer {
             self.replenish(core, place);
         }
     }
 
-    /// Counts this hop.
-    fn pass_hop(&mut self, core: &Core, connection: ConnectionId, mut message: Message) -> Option<Entry> {
+    /// Counts this hop; false if there were too many before it.
+    fn passes_hop(&mut self, core: &Core, connection: ConnectionId, message: &mut Message) -> bool {
         let hops_max = self.rules.hops_max;
         if message.head.hop_count >= hops_max {
             super::count(&mut self.stats.hop_limit, |dropped| {
                 let peer = core.peer(connection);
                 tracing::warn!(%connection, peer, hops_max, dropped, "a message has too many hops behind it (hops_max)");
             });
-            return None;
+            return false;
         }
         message.head.hop_count += 1;
-        Some(Entry::new(message, core.now()))
+        true
     }
 
     /// Gives a message to each queue of its route; all but the last get a share of the same body.
@@ -58,7 +61,7 @@ impl Broker {
         let last = self.catalog.route(route).len() - 1;
         for step in 0..last {
             let index = self.catalog.route(route)[step];
-            match share(&entry, core) {
+            match entry.share(core.pool()) {
                 Some(shared) => self.offer(core, index, shared),
                 None => super::count(&mut self.stats.shares_dropped, |dropped| {
                     let queue = &self.queues[index].name;
@@ -75,20 +78,17 @@ impl Broker {
     }
 
     /// A message for a queue: to a consumer if one can take it and nothing is before it, else to the end.
-    fn offer(&mut self, core: &mut Core, index: usize, entry: Entry) {
-        self.queues[index].counts.messages_in += 1;
-        let entry = if self.queues[index].entries.is_empty() {
-            match self.deliver(core, index, entry) {
-                Ok(()) => {
-                    self.stats.delivered_at_once += 1;
-                    return;
-                }
-                Err(entry) => entry,
-            }
-        } else {
-            entry
-        };
-        self.queues[index].store(entry, core.pool());
+    fn offer(&mut self, core: &mut Core, index: usize, mut entry: Entry) {
+        let queue = &mut self.queues[index];
+        queue.counts.messages_in += 1;
+        queue.number(&mut entry);
+        if !self.queues[index].entries.is_empty() {
+            return self.queues[index].store(entry, core.pool());
+        }
+        match self.deliver(core, index, entry) {
+            Ok(()) => self.stats.delivered_at_once += 1,
+            Err(entry) => self.queues[index].store(entry, core.pool()),
+        }
     }
 }
 
@@ -134,11 +134,15 @@ impl Broker {
     #[allow(clippy::result_large_err)] // it goes back to its queue, whole
     fn deliver(&mut self, core: &mut Core, index: usize, mut entry: Entry) -> Result<(), Entry> {
         while let Some(&place) = self.queues[index].ready.front() {
-            let Some((connection, link)) = self.consumers.at(place).map(|it| (it.connection, it.link)) else {
+            let Some(consumer) = self.consumers.at(place) else {
                 self.queues[index].ready.pop_front();
                 continue;
             };
-            if self.is_congested(connection) || !core.is_writable(connection, link) {
+            let (connection, link) = (consumer.connection, consumer.link);
+            if consumer.is_full(self.queues[index].unsettled_max)
+                || !self.takes_deliveries(connection)
+                || !core.is_writable(connection, link)
+            {
                 self.set_unready(index, place);
                 continue;
             }
@@ -146,9 +150,13 @@ impl Broker {
                 self.count_expired(index);
                 return Ok(());
             }
-            let head = &mut entry.message.head;
-            head.link = Some(link);
-            let owes_reply = head.kind == MessageKind::Request && head.reply_address.is_some();
+            entry.message.head.link = Some(link);
+            if !self.keep(core, index, place, &entry) {
+                self.set_unready(index, place);
+                self.retry_later(core, connection);
+                continue;
+            }
+            let owes_reply = entry.owes_reply();
             match core.send(connection, entry.message) {
                 Ok(()) => {
                     self.queues[index].ready.rotate_left(1);
@@ -158,14 +166,21 @@ impl Broker {
                 }
                 Err((error, message)) => {
                     entry.message = message;
+                    self.forget_kept(index, place, &entry);
                     self.set_unready(index, place);
                     self.not_taken(core, place, &error);
+                    let front = self.queues[index].entries.front();
+                    if front.is_some_and(|front| front.number < entry.number) {
+                        // What that consumer had not settled comes first.
+                        return Err(entry);
+                    }
                 }
             }
         }
         Err(entry)
     }
 
+    #[inline]
     fn delivered(&mut self, core: &mut Core, connection: ConnectionId, owes_reply: bool) {
         self.stats.delivered += 1;
         if let Some(peer) = self.peers.find(connection) {
@@ -197,7 +212,7 @@ impl Broker {
                 });
                 core.detach_link(connection, link, DetachCode::ResourceLimit, &error.to_string());
                 self.peers.take_link(connection, link);
-                self.forget_consumer(place);
+                self.forget_consumer(core, place);
             }
             // The send queue is full, or the pool is empty.
             _ => self.retry_later(core, connection),
@@ -210,11 +225,4 @@ impl Broker {
             tracing::info!(queue, dropped, "a message was dropped: its deadline was over");
         });
     }
-}
-
-/// The same message once more, without a copy of its body; `None` when the pool has no buffer for its list.
-fn share(entry: &Entry, core: &mut Core) -> Option<Entry> {
-    let body = entry.message.body.share(core.pool()).ok()?;
-    let message = Message { head: entry.message.head, extensions: entry.message.extensions.clone(), body };
-    Some(Entry::new(message, entry.since))
 }

@@ -29,6 +29,14 @@ pub struct BrokerStats {
     pub replies_overflowed: u64,
     /// Replies dropped because their requester cannot take one so long.
     pub replies_too_long: u64,
+    /// Messages given back by their consumer, for anybody.
+    pub released: u64,
+    /// Messages dropped because their consumer rejected them.
+    pub rejected: u64,
+    /// Messages that went back to their queue because their consumer had gone without settling them.
+    pub redelivered: u64,
+    /// Of those that would have, dropped because that had happened to them `redeliveries_max` times before.
+    pub redeliveries_exhausted: u64,
     /// Messages dropped because their deadline was over.
     pub expired: u64,
     /// Messages dropped because they had `hops_max` hops behind them.
@@ -65,7 +73,7 @@ pub struct QueueStats {
     pub depth: u64,
     /// The most that ever waited.
     pub depth_max: u64,
-    /// Bytes of bodies that wait now.
+    /// Bytes of bodies that wait now, those that are unsettled included.
     pub bytes: u64,
     /// Messages that producers may still send, by what they were granted.
     pub granted: u64,
@@ -75,6 +83,10 @@ pub struct QueueStats {
     pub queued: u64,
     /// Messages that its consumers were given.
     pub delivered: u64,
+    /// Messages that its consumers have accepted, of those that settle.
+    pub settled: u64,
+    /// Messages that its consumers were given and have not settled now.
+    pub unsettled: u64,
     /// Times that a producer was left short because the queue had no room to grant.
     pub full_pushes: u64,
     /// Producers now.
@@ -96,7 +108,7 @@ impl BrokerStats {
         *counters.entry(name).or_default() += 1;
     }
 
-    fn named(&self) -> [(&'static str, u64); 18] {
+    fn named(&self) -> [(&'static str, u64); 22] {
         [
             ("messages_in", self.messages_in),
             ("delivered", self.delivered),
@@ -107,6 +119,10 @@ impl BrokerStats {
             ("replies_unsolicited", self.replies_unsolicited),
             ("replies_overflowed", self.replies_overflowed),
             ("replies_too_long", self.replies_too_long),
+            ("released", self.released),
+            ("rejected", self.rejected),
+            ("redelivered", self.redelivered),
+            ("redeliveries_exhausted", self.redeliveries_exhausted),
             ("expired", self.expired),
             ("hop_limit", self.hop_limit),
             ("late", self.late),
@@ -147,6 +163,8 @@ impl fmt::Display for QueueStats {
             ("messages_in", self.messages_in),
             ("queued", self.queued),
             ("delivered", self.delivered),
+            ("settled", self.settled),
+            ("unsettled", self.unsettled),
             ("full_pushes", self.full_pushes),
             ("producers", self.producers),
             ("consumers", self.consumers),

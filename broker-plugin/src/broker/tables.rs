@@ -48,6 +48,10 @@ impl<T> Slab<T> {
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places.iter().flatten()
     }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().flatten()
+    }
 }
 
 /// What a link of a peer is for; the number is a place in the slab of its kind.
@@ -76,6 +80,8 @@ pub(super) struct Peer {
     pub(super) held: Amount,
     /// More waits for it than the mark says.
     pub(super) is_congested: bool,
+    /// Its session has no connection: it is given nothing from queues until it has.
+    pub(super) is_interrupted: bool,
     /// Something was not sent to it for another reason than credit, and no event says when that is over.
     pub(super) is_retried: bool,
 }

@@ -30,6 +30,7 @@ pub use settings::{
     QueueSettings, Settings, Transport, Wait,
 };
 
+use underlay::session::SessionConfig;
 use underlay::backend::tcp::{EngineChoice, TcpConfig};
 use underlay::connection::ConnectionConfig;
 use underlay::driver::{Address, DriverConfig, WaitConfig, WaitMode};
@@ -95,6 +96,7 @@ impl Config {
                 ..TcpConfig::default()
             },
             connection: self.connection_config(),
+            session: SessionConfig::default(),
             wait: WaitConfig {
                 mode: broker.wait.into(),
                 spin_us_max: broker.spin_us_max as u32,
@@ -112,6 +114,7 @@ impl Config {
             frame_timeout: Duration::from_millis(limits.frame_timeout_ms),
             bulk_timeout: Duration::from_millis(limits.bulk_timeout_ms),
             send_timeout: Duration::from_millis(limits.send_timeout_ms),
+            acknowledgement_delay: ConnectionConfig::default().acknowledgement_delay,
             close_timeout: Duration::from_millis(limits.close_timeout_ms),
             send_queue_messages_max: limits.send_queue_messages_max as usize,
             send_queue_bytes_max: limits.send_queue_bytes_max,

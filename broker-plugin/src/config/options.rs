@@ -114,6 +114,8 @@ pub const OPTIONS: &[OptionRule] = &[
     number("queue", "bytes_max", "bytes", 1, BYTES_MAX),
     number("queue", "producers_max", "producers", 1, 1_000_000),
     number("queue", "consumers_max", "consumers", 1, 1_000_000),
+    number("queue", "unsettled_max", "messages", 1, MESSAGES_MAX),
+    number("queue", "redeliveries_max", "redeliveries", 0, 1_000_000),
     text("exchange", "name", NAME),
     one_of("exchange", "type", &["direct"]),
     text("exchange", "bindings", "a list of { key = \"...\", queue = \"...\" }"),

@@ -157,6 +157,14 @@ pub struct QueueSettings {
     /// Consumers at once. Default 256.
     #[serde(default = "QueueSettings::default_consumers_max")]
     pub consumers_max: u64,
+    /// Messages that one consumer may have been given and not settled, if it settles. Default 1,024. They count as
+    /// waiting. Less than the consumer's own credit makes it wait for its settlements to arrive.
+    #[serde(default = "QueueSettings::default_unsettled_max")]
+    pub unsettled_max: u64,
+    /// How often a message is delivered again because its consumer went without settling it. Default 5; one more, and
+    /// it is dropped and counted, so that a message that kills its consumers does not do so for ever.
+    #[serde(default = "QueueSettings::default_redeliveries_max")]
+    pub redeliveries_max: u64,
 }
 
 impl QueueSettings {
@@ -168,6 +176,8 @@ impl QueueSettings {
             bytes_max: Self::default_bytes_max(),
             producers_max: Self::default_producers_max(),
             consumers_max: Self::default_consumers_max(),
+            unsettled_max: Self::default_unsettled_max(),
+            redeliveries_max: Self::default_redeliveries_max(),
         }
     }
 
@@ -185,6 +195,14 @@ impl QueueSettings {
 
     fn default_consumers_max() -> u64 {
         256
+    }
+
+    fn default_unsettled_max() -> u64 {
+        1_024
+    }
+
+    fn default_redeliveries_max() -> u64 {
+        5
     }
 }
 

@@ -174,6 +174,8 @@ fn check_queues(queues: &[QueueSettings]) -> Result<(), ConfigFault> {
             ("bytes_max", queue.bytes_max),
             ("producers_max", queue.producers_max),
             ("consumers_max", queue.consumers_max),
+            ("unsettled_max", queue.unsettled_max),
+            ("redeliveries_max", queue.redeliveries_max),
         ];
         check_numbers(&at, numbers)?;
         for (key, room) in [("messages_max", queue.messages_max), ("bytes_max", queue.bytes_max)] {

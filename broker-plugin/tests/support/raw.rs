@@ -5,21 +5,35 @@
 use crate::support::{PATIENCE, client_config, identity};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use underlay::connection::{Connection, ConnectionEvent, LinkRoom};
+use underlay::connection::{ConnectionEvent, LinkRoom};
 use underlay::message::Message;
 use underlay::pool::{GatherList, Pool, PoolConfig};
 use underlay::proto::control::{Address, LinkRole};
 use underlay::proto::frame::{FrameHeader, FrameKind};
 use underlay::proto::record::{MessageHead, MessageKind};
 use underlay::proto::text::Name;
-use underlay::proto::{Lane, LinkId};
+use underlay::proto::{Lane, LinkId, Stream};
+use underlay::session::{Common, Session, SessionConfig};
 use underlay::time::Clock;
+
+/// The only connection of these peers' sessions.
+const PATH: usize = 0;
+
+/// A session that ends with its one connection.
+fn session(clock: &Clock) -> Session {
+    let (connection, session) = (client_config().connection, SessionConfig::none());
+    let common = Common { connection, session, identity: identity(9) };
+    let mut session = Session::client(Arc::new(common), 1, 1, clock.now());
+    assert_eq!(session.channel_open(65_536, clock.now()), Ok(Some(PATH)));
+    session
+}
 
 /// A peer with a hand of its own.
 pub(crate) struct RawPeer {
     pub(crate) stream: TcpStream,
-    pub(crate) connection: Connection,
+    pub(crate) connection: Session,
     pub(crate) pool: Pool,
     gather: GatherList,
     clock: Clock,
@@ -37,10 +51,9 @@ pub(crate) fn socket(address: &str) -> TcpStream {
 pub(crate) fn hello() -> Vec<u8> {
     let clock = Clock::new();
     let mut pool = Pool::new(PoolConfig::edge()).unwrap();
-    let config = client_config().connection;
-    let mut connection = Connection::client(config, &identity(9), 4096, clock.now()).unwrap();
+    let mut connection = session(&clock);
     let mut gather = GatherList::new();
-    connection.poll_transmit(clock.now(), &mut pool, &mut gather).unwrap();
+    connection.poll_transmit(PATH, clock.now(), &mut pool, &mut gather).unwrap();
     gather.segments().iter().flat_map(|segment| segment.iter().copied()).collect()
 }
 
@@ -62,8 +75,7 @@ impl RawPeer {
     /// Connects and shakes hands.
     pub(crate) fn connect(address: &str) -> Self {
         let clock = Clock::new();
-        let config = client_config().connection;
-        let connection = Connection::client(config, &identity(9), 65_536, clock.now()).unwrap();
+        let connection = session(&clock);
         let pool = Pool::new(PoolConfig::edge()).unwrap();
         let mut peer = Self { stream: socket(address), connection, pool, gather: GatherList::new(), clock };
         peer.until(|event| matches!(event, ConnectionEvent::Opened(_)));
@@ -72,9 +84,18 @@ impl RawPeer {
 
     /// Attaches as a producer, and waits for the credit.
     pub(crate) fn produce(&mut self, name: &str) -> LinkId {
+        self.attach(LinkRole::Producer, name)
+    }
+
+    /// Attaches as a consumer that settles, and wants nothing yet.
+    pub(crate) fn consume(&mut self, name: &str) -> LinkId {
+        self.attach(LinkRole::SettlingConsumer, name)
+    }
+
+    fn attach(&mut self, role: LinkRole, name: &str) -> LinkId {
         let address = Address::Named(Name::new(name).unwrap());
         let none = LinkRoom { messages: 0, bytes: 0 };
-        let link = self.connection.attach(LinkRole::Producer, address, none).unwrap();
+        let link = self.connection.attach(role, address, none).unwrap();
         self.until(|event| matches!(event, ConnectionEvent::Attached { .. }));
         link
     }
@@ -83,7 +104,7 @@ impl RawPeer {
     pub(crate) fn flush(&mut self) -> bool {
         loop {
             let now = self.clock.now();
-            self.connection.poll_transmit(now, &mut self.pool, &mut self.gather).unwrap();
+            self.connection.poll_transmit(PATH, now, &mut self.pool, &mut self.gather).unwrap();
             if self.gather.is_empty() {
                 return true;
             }
@@ -92,7 +113,7 @@ impl RawPeer {
                     return false;
                 }
             }
-            self.connection.handle_sent();
+            self.connection.handle_sent(PATH);
         }
     }
 
@@ -118,14 +139,14 @@ impl RawPeer {
         assert!(count > 0, "the broker has closed the connection");
         let mut buffer = self.pool.buffer(count).unwrap();
         buffer.put_slice(&bytes[..count]);
-        self.connection.handle_segment(buffer.split(), self.clock.now());
+        self.connection.handle_segment(PATH, buffer.split(), self.clock.now());
     }
 
     /// A frame with the number that is due, and whatever records.
     pub(crate) fn frame(&self, after: u32, records: u16, bytes: &[u8]) -> Vec<u8> {
         let header = FrameHeader {
             kind: FrameKind::Data,
-            ack_lane: Lane::Urgent,
+            ack_stream: Stream::Lane(Lane::Urgent),
             records,
             frame_number_low: self.connection.packing_stats().frames as u32 + after,
             frame_limit_low: 0,

@@ -3,8 +3,9 @@
 use super::CloseReason;
 use crate::pool::Segment;
 use crate::proto::control::RefusalCode;
-use crate::proto::handshake::{AwaitClientHello, AwaitServerHello, ConnectFailed, Negotiated, Refused};
-use crate::proto::hello::SessionTerms;
+use crate::proto::handshake::{
+    AwaitClientHello, AwaitServerHello, ConnectFailed, Negotiated, Proposal, Refused,
+};
 
 /// Collects the peer's hello, whatever pieces it comes in.
 #[derive(Debug)]
@@ -22,8 +23,10 @@ enum End {
 /// How a handshake ended.
 #[derive(Debug)]
 pub(super) enum Greeted {
-    /// Settled; a server has an answer to send, and frames may have come with the hello.
-    Done { negotiated: Box<Negotiated>, answer: Option<Vec<u8>>, rest: Segment },
+    /// Settled, at the end that connected; frames may have come with the hello.
+    Done { negotiated: Box<Negotiated>, rest: Segment },
+    /// At the end that was connected to: what the client proposes, to be decided.
+    Proposed { proposal: Box<Proposal>, rest: Segment },
     /// Not settled; a server may have a refusal to send.
     Failed { reason: CloseReason, answer: Option<Vec<u8>> },
 }
@@ -75,7 +78,7 @@ impl Greeting {
     fn settle(self, rest: Segment) -> Greeted {
         match self.end {
             End::Client(state) => match state.handle(&self.received) {
-                Ok(negotiated) => Greeted::Done { negotiated: Box::new(negotiated), answer: None, rest },
+                Ok(negotiated) => Greeted::Done { negotiated: Box::new(negotiated), rest },
                 Err(ConnectFailed::Refused(refusal)) => {
                     Greeted::Failed { reason: CloseReason::Refused(refusal), answer: None }
                 }
@@ -84,18 +87,14 @@ impl Greeting {
                 }
             },
             End::Server(state) => match state.handle(&self.received) {
-                Ok(proposal) => {
-                    // Nothing outlives this connection, so no session is named.
-                    let (negotiated, answer) = proposal.accept(SessionTerms::default());
-                    Greeted::Done { negotiated: Box::new(negotiated), answer: Some(answer), rest }
-                }
+                Ok(proposal) => Greeted::Proposed { proposal: Box::new(proposal), rest },
                 Err(failed) => refused(failed),
             },
         }
     }
 }
 
-fn refused(refused: Refused) -> Greeted {
+pub(super) fn refused(refused: Refused) -> Greeted {
     let answer = (!refused.reply.is_empty()).then_some(refused.reply);
     Greeted::Failed { reason: CloseReason::HandshakeRefused(refused.reason), answer }
 }

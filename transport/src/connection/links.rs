@@ -1,7 +1,8 @@
 //! The links of one connection, and their credit.
 
+use super::settlement::Settlements;
 use crate::proto::control::{Address, Attach, LinkCredit, LinkRole};
-use crate::proto::{LinkId, PeerMisbehaved, ReplyAddress};
+use crate::proto::{LANES, Lane, LinkId, PeerMisbehaved, ReplyAddress};
 use thiserror::Error;
 
 /// What the peer wants to attach to.
@@ -18,7 +19,7 @@ pub enum Target {
 pub struct AttachRequest {
     /// The number that the peer gave it.
     pub link: LinkId,
-    /// What the peer wants to do on it: to produce or to consume.
+    /// What the peer wants to do on it: to produce, to consume, or to consume and settle.
     pub role: LinkRole,
     /// Where.
     pub target: Target,
@@ -44,6 +45,22 @@ pub enum LinkError {
     /// The link's credit is used up; a `Writable` event follows when there is more.
     #[error("link {0} has no credit left; wait for its Writable event")]
     NoCredit(LinkId),
+    /// The peer does not take settlements, so nothing can be consumed from it that is to be settled.
+    #[error("the peer does not take settlements (capability SETTLEMENT); attach as a plain consumer")]
+    NoSettlement,
+    /// Its deliveries are not settled, or not any more.
+    #[error("link {0} is not attached as a consumer that settles")]
+    NotSettled(LinkId),
+    /// What was to be settled has not arrived.
+    #[error("delivery {position} of link {link} has not arrived; {delivered} of its lane have")]
+    NotDelivered {
+        /// The link.
+        link: LinkId,
+        /// The last position that was to be settled.
+        position: u64,
+        /// How many have arrived in that lane.
+        delivered: u64,
+    },
     /// As many links as were negotiated are in use.
     #[error("all {links_max} links of this connection are in use (links_max)")]
     LinkLimit {
@@ -55,7 +72,7 @@ pub enum LinkError {
 /// All links of a connection. The connecting end numbers the links that it asks for 1, 3, 5..., the accepting end 2,
 /// 4, 6..., so both may ask at once.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(crate) struct Links {
     is_client: bool,
     links_max: u32,
     /// By half their number, those asked for here and those asked for by the peer.
@@ -65,15 +82,21 @@ pub(super) struct Links {
     free: Vec<u32>,
     /// Links whose receivers have more room than the peer was told.
     due: Vec<LinkId>,
+    /// What became of deliveries, as far as the peer has not been told.
+    pub(super) settlements: Settlements,
+    /// It was negotiated that deliveries may be settled.
+    pub(super) may_settle: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Link {
-    role: LinkRole,
-    state: LinkState,
+pub(crate) struct Link {
+    pub(super) role: LinkRole,
+    pub(super) state: LinkState,
     /// Sent or received so far, depending on the direction.
     messages: u64,
     bytes: u64,
+    /// The same messages by lane, those that have begun to arrive not counted.
+    pub(super) delivered: [u64; LANES],
     /// The longest message received so far.
     longest_bytes: u64,
     /// The limit that holds: granted by the peer, or announced to it.
@@ -86,7 +109,7 @@ pub(super) struct Link {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LinkState {
+pub(super) enum LinkState {
     /// Asked for, not answered.
     Requested,
     Attached,
@@ -95,12 +118,24 @@ enum LinkState {
 }
 
 impl Links {
-    pub(super) fn new(is_client: bool, links_max: u32) -> Self {
-        Self { is_client, links_max, ours: Vec::new(), theirs: Vec::new(), free: Vec::new(), due: Vec::new() }
+    pub(crate) fn new(is_client: bool, links_max: u32, may_settle: bool) -> Self {
+        Self {
+            is_client,
+            links_max,
+            ours: Vec::new(),
+            theirs: Vec::new(),
+            free: Vec::new(),
+            due: Vec::new(),
+            settlements: Settlements::default(),
+            may_settle,
+        }
     }
 
     /// A new link of this end.
-    pub(super) fn request(&mut self, role: LinkRole, credit: LinkCredit) -> Result<LinkId, LinkError> {
+    pub(crate) fn request(&mut self, role: LinkRole, credit: LinkCredit) -> Result<LinkId, LinkError> {
+        if role == LinkRole::SettlingConsumer && !self.may_settle {
+            return Err(LinkError::NoSettlement);
+        }
         let place = match self.free.pop() {
             Some(place) => place,
             None if self.ours.len() < self.links_max as usize => {
@@ -114,10 +149,13 @@ impl Links {
     }
 
     /// A link that the peer asks for; `None` if there are as many as were negotiated.
-    pub(super) fn offered(&mut self, attach: &Attach<'_>) -> Result<Option<AttachRequest>, PeerMisbehaved> {
+    pub(crate) fn offered(&mut self, attach: &Attach<'_>) -> Result<Option<AttachRequest>, PeerMisbehaved> {
         let link = attach.link;
         if self.is_ours(link) {
             return Err(PeerMisbehaved::LinkUnknown { link });
+        }
+        if attach.role == LinkRole::SettlingConsumer && !self.may_settle {
+            return Err(PeerMisbehaved::SettlementNotNegotiated { link });
         }
         let place = (link.value() - 1) / 2;
         if place >= self.links_max {
@@ -139,12 +177,12 @@ impl Links {
     }
 
     /// Answers a request of the peer; `credit` is its first if it produces.
-    pub(super) fn accept(&mut self, link: LinkId, credit: LinkCredit) -> Result<LinkCredit, LinkError> {
+    pub(crate) fn accept(&mut self, link: LinkId, credit: LinkCredit) -> Result<LinkCredit, LinkError> {
         let Some(entry) = self.find(link).filter(|entry| entry.state == LinkState::Requested) else {
             return Err(LinkError::NotAttached(link));
         };
         entry.state = LinkState::Attached;
-        if entry.role == LinkRole::Consumer {
+        if entry.role.consumes() {
             return Ok(LinkCredit::default());
         }
         (entry.limit, entry.target) = (credit, credit);
@@ -152,7 +190,7 @@ impl Links {
     }
 
     /// The peer has granted a link that this end asked for; false if it was detached here meanwhile.
-    pub(super) fn attached(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
+    pub(crate) fn attached(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         match self.find(link).filter(|_| is_ours) {
             Some(entry) if entry.state == LinkState::Requested => {
@@ -169,7 +207,7 @@ impl Links {
     }
 
     /// This end detaches a link; false if there is nothing to tell the peer.
-    pub(super) fn detach(&mut self, link: LinkId) -> bool {
+    pub(crate) fn detach(&mut self, link: LinkId) -> bool {
         match self.find(link) {
             Some(entry) if entry.state != LinkState::Detaching => {
                 entry.state = LinkState::Detaching;
@@ -181,7 +219,7 @@ impl Links {
 
     /// The peer refuses or detaches a link. Says what it was, and whether the peer wants an answer. It may detach what
     /// it has asked for before it hears that this end has refused and forgotten that: `None`.
-    pub(super) fn detached(&mut self, link: LinkId) -> Result<Option<DetachedLink>, PeerMisbehaved> {
+    pub(crate) fn detached(&mut self, link: LinkId) -> Result<Option<DetachedLink>, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         let Some(entry) = self.find(link) else {
             return if is_ours { Err(PeerMisbehaved::LinkUnknown { link }) } else { Ok(None) };
@@ -197,7 +235,7 @@ impl Links {
     }
 
     /// Forgets a link that the peer asked for and that is refused.
-    pub(super) fn refuse(&mut self, link: LinkId) -> Result<(), LinkError> {
+    pub(crate) fn refuse(&mut self, link: LinkId) -> Result<(), LinkError> {
         match self.find(link) {
             Some(entry) if entry.state == LinkState::Requested => {
                 self.forget(link);
@@ -208,7 +246,7 @@ impl Links {
     }
 
     /// Takes credit for a message of `bytes` bytes to be sent.
-    pub(super) fn take_credit(&mut self, link: LinkId, bytes: u64) -> Result<(), LinkError> {
+    pub(crate) fn take_credit(&mut self, link: LinkId, lane: Lane, bytes: u64) -> Result<(), LinkError> {
         let is_ours = self.is_ours(link);
         let Some(entry) = self.find(link).filter(|entry| entry.sends(is_ours)) else {
             return Err(LinkError::NotAttached(link));
@@ -219,24 +257,25 @@ impl Links {
         }
         entry.messages += 1;
         entry.bytes = entry.bytes.saturating_add(bytes);
+        entry.count(lane);
         Ok(())
     }
 
     /// Whether a message could be sent on a link now.
-    pub(super) fn has_credit(&mut self, link: LinkId) -> bool {
+    pub(crate) fn has_credit(&mut self, link: LinkId) -> bool {
         let is_ours = self.is_ours(link);
         self.find(link).is_some_and(|entry| entry.sends(is_ours) && entry.has_credit())
     }
 
     /// Asks for a `Writable` event at the next grant, as a refused send does.
-    pub(super) fn note_short(&mut self, link: LinkId) {
+    pub(crate) fn note_short(&mut self, link: LinkId) {
         if let Some(entry) = self.find(link) {
             entry.was_short = true;
         }
     }
 
     /// Takes a grant of the peer; says whether a sender has waited for it.
-    pub(super) fn granted(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
+    pub(crate) fn granted(&mut self, link: LinkId, credit: LinkCredit) -> Result<bool, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         let Some(entry) = self.find(link) else { return Err(PeerMisbehaved::LinkUnknown { link }) };
         if !entry.sends(is_ours) {
@@ -251,14 +290,16 @@ impl Links {
         Ok(writable)
     }
 
-    /// Counts a message that arrived. One for a link that was detached here is still delivered: the peer sent it
-    /// before it knew.
-    pub(super) fn received(&mut self, link: LinkId, bytes: u64) -> Result<(), PeerMisbehaved> {
+    /// Counts a message that arrives, and says on which link. One for a link that was detached here is still counted:
+    /// the peer sent it before it knew.
+    #[inline]
+    pub(super) fn received(&mut self, link: LinkId, bytes: u64) -> Result<&mut Link, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
-        let receives = |entry: &&mut Link| {
-            entry.state != LinkState::Requested && (entry.role == LinkRole::Consumer) == is_ours
-        };
-        let Some(entry) = self.find(link).filter(receives) else {
+        let receives =
+            |entry: &&mut Link| entry.state != LinkState::Requested && entry.role.consumes() == is_ours;
+        let list = if is_ours { &mut self.ours } else { &mut self.theirs };
+        let entry = list.get_mut(place(link)).and_then(Option::as_mut);
+        let Some(entry) = entry.filter(receives) else {
             return Err(PeerMisbehaved::LinkUnknown { link });
         };
         if entry.messages >= entry.limit.message_limit {
@@ -274,14 +315,17 @@ impl Links {
         }
         entry.messages += 1;
         entry.bytes = position;
-        self.note_due(link);
-        Ok(())
+        if !entry.is_due && entry.is_worth_telling() {
+            entry.is_due = true;
+            self.due.push(link);
+        }
+        Ok(entry)
     }
 
     /// Says how much a receiving link can take from now on. The peer is told when it is worth a record.
-    pub(super) fn set_room(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
+    pub(crate) fn set_room(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
         let is_ours = self.is_ours(link);
-        let receives = |entry: &&mut Link| (entry.role == LinkRole::Consumer) == is_ours;
+        let receives = |entry: &&mut Link| entry.role.consumes() == is_ours;
         let Some(entry) = self.find(link).filter(receives) else { return Err(LinkError::NotAttached(link)) };
         entry.set_target(room);
         self.note_due(link);
@@ -297,12 +341,12 @@ impl Links {
     }
 
     /// Whether a grant waits to be announced.
-    pub(super) fn has_due(&self) -> bool {
+    pub(crate) fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
     /// The grants that are to be announced now; they count as announced.
-    pub(super) fn take_due(&mut self, mut announce: impl FnMut(LinkId, LinkCredit)) {
+    pub(crate) fn take_due(&mut self, mut announce: impl FnMut(LinkId, LinkCredit)) {
         let mut due = std::mem::take(&mut self.due);
         for link in due.drain(..) {
             // The link may have ended meanwhile, or the room may have shrunk again.
@@ -317,10 +361,28 @@ impl Links {
         self.due = due;
     }
 
-    fn find(&mut self, link: LinkId) -> Option<&mut Link> {
-        let place = (link.value() - 1) as usize / 2;
+    /// The links whose senders have waited and may go on: those that ran out of credit and have it again, after a time
+    /// in which nobody could send.
+    pub(crate) fn take_writable(&mut self, mut tell: impl FnMut(LinkId)) {
+        for ours in [true, false] {
+            let count = if ours { self.ours.len() } else { self.theirs.len() };
+            for place in 0..count as u32 {
+                let link = self.id(place, ours);
+                if let Some(entry) = self.find(link)
+                    && entry.was_short
+                    && entry.sends(ours)
+                    && entry.has_credit()
+                {
+                    entry.was_short = false;
+                    tell(link);
+                }
+            }
+        }
+    }
+
+    pub(super) fn find(&mut self, link: LinkId) -> Option<&mut Link> {
         let list = if self.is_ours(link) { &mut self.ours } else { &mut self.theirs };
-        list.get_mut(place)?.as_mut()
+        list.get_mut(place(link))?.as_mut()
     }
 
     fn forget(&mut self, link: LinkId) {
@@ -333,7 +395,7 @@ impl Links {
         }
     }
 
-    fn is_ours(&self, link: LinkId) -> bool {
+    pub(super) fn is_ours(&self, link: LinkId) -> bool {
         link.value().is_multiple_of(2) != self.is_client
     }
 
@@ -344,12 +406,17 @@ impl Links {
     }
 }
 
+/// Where a link is in its list.
+fn place(link: LinkId) -> usize {
+    (link.value() - 1) as usize / 2
+}
+
 /// A link that the peer has ended.
-pub(super) struct DetachedLink {
-    pub(super) role: LinkRole,
+pub(crate) struct DetachedLink {
+    pub(crate) role: LinkRole,
     /// It was not detached here before.
-    pub(super) is_news: bool,
-    pub(super) wants_answer: bool,
+    pub(crate) is_news: bool,
+    pub(crate) wants_answer: bool,
 }
 
 impl Link {
@@ -359,6 +426,7 @@ impl Link {
             state: LinkState::Requested,
             messages: 0,
             bytes: 0,
+            delivered: [0; LANES],
             longest_bytes: 0,
             limit: credit,
             target: credit,

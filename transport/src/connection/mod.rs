@@ -13,14 +13,20 @@
 mod greeting;
 mod links;
 mod open;
+mod settlement;
 mod state;
+mod streams;
 mod times;
 
 pub use links::{AttachRequest, LinkError, LinkRoom, Target};
-pub use state::{Connection, SendError};
+pub use settlement::Deliveries;
+pub(crate) use state::Connection;
+pub(crate) use streams::Streams;
 
 use crate::message::Message;
-use crate::proto::control::{CloseCode, DetachCode, LinkRole};
+use crate::packing::OutboxFull;
+use crate::pool::PoolError;
+use crate::proto::control::{CloseCode, DetachCode, LinkRole, Outcome};
 use crate::proto::handshake::{Negotiated, RefusalReason};
 use crate::proto::hello::{ProcessIdentity, Refusal};
 use crate::proto::{LinkId, Parameters, PeerMisbehaved};
@@ -42,6 +48,8 @@ pub struct ConnectionConfig {
     /// What waits to be sent must make progress within this time: the wire must take it, and the peer must grant it
     /// room. Default 10 s.
     pub send_timeout: Duration,
+    /// What has arrived is acknowledged after this time, if nothing is sent to the peer before. Default 50 ms.
+    pub acknowledgement_delay: Duration,
     /// After a close was sent, the peer has this long to take it. Default 1 s.
     pub close_timeout: Duration,
     /// The most messages that wait to be sent on one connection. Default 65,536.
@@ -58,6 +66,7 @@ impl Default for ConnectionConfig {
             frame_timeout: Duration::from_secs(10),
             bulk_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(10),
+            acknowledgement_delay: Duration::from_millis(50),
             close_timeout: Duration::from_secs(1),
             send_queue_messages_max: 65_536,
             send_queue_bytes_max: 64 << 20,
@@ -105,8 +114,68 @@ pub enum ConnectionEvent {
         /// The link.
         link: LinkId,
     },
+    /// A session has lost its last connection. It goes on, or ends, later.
+    Interrupted(CloseReason),
+    /// A session goes on over another connection.
+    Resumed {
+        /// Which one of its connections.
+        path: usize,
+        /// It had none for so long.
+        interrupted_for: Duration,
+    },
+    /// The peer has said what became of deliveries: for the first time, or again.
+    Settled {
+        /// Which.
+        deliveries: Deliveries,
+        /// What became of them.
+        outcome: Outcome,
+    },
+    /// The peer asks to be left.
+    Leaving {
+        /// So long it goes on serving.
+        within: Duration,
+        /// For people.
+        text: String,
+    },
     /// The connection has ended. Nothing follows.
     Closed(CloseReason),
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The handshake is not done, or the connection is closing.
+    #[error("the connection is not open")]
+    NotOpen,
+    /// Its link cannot carry it now.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// It names no link, which only a reply may do.
+    #[error("a message that is no reply needs a link")]
+    NoLink,
+    /// The peer would not take a body of that length.
+    #[error("the body has {bytes} bytes; the limit settled with the peer is {limit} (message_bytes_max)")]
+    BodyTooLong {
+        /// Its length.
+        bytes: u64,
+        /// What was settled.
+        limit: u64,
+    },
+    /// Its extensions make the head too long.
+    #[error("the head would have {bytes} bytes; the limit settled with the peer is {limit} (head_bytes_max)")]
+    HeadTooLong {
+        /// Its length.
+        bytes: usize,
+        /// What was settled.
+        limit: usize,
+    },
+    /// The send queue is full.
+    #[error(transparent)]
+    QueueFull(#[from] OutboxFull),
+    /// The pool is empty.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
 }
 
 /// Why a connection ended.
@@ -156,6 +225,20 @@ pub enum CloseReason {
     /// A bound of this end was reached.
     #[error("a limit of this end was reached: {0}")]
     ResourceLimit(String),
+    /// A session found no connection again before it expired.
+    #[error("the session expired: no connection for {after:?} (session_expiry_ms); it was lost because {loss}")]
+    Expired {
+        /// How long it lives without a connection.
+        after: Duration,
+        /// Why the last one ended.
+        loss: String,
+    },
+    /// The peer does not know the session any more: it expired there, or its process is another one now.
+    #[error("the peer does not know the session: {0}")]
+    SessionUnknown(String),
+    /// A session was resumed again and again, and its peer took nothing of what waits for it.
+    #[error("resumed {0} times without the peer taking anything of what waits for it (resumes_max)")]
+    ResumedInVain(u32),
     /// The channel ended by itself.
     #[error("the channel ended: {0}")]
     Channel(String),
@@ -176,7 +259,30 @@ impl CloseReason {
             Self::PeerSilent(_) => "peer_silent",
             Self::PeerNotReading(_) => "peer_not_reading",
             Self::ResourceLimit(_) => "resource_limit",
+            Self::Expired { .. } => "expired",
+            Self::SessionUnknown(_) => "session_unknown",
+            Self::ResumedInVain(_) => "resumed_in_vain",
             Self::Channel(_) => "channel",
+        }
+    }
+
+    /// Whether a connection that ended so says nothing against its session, which may go on over another one.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Channel(_)
+            | Self::HandshakeTimeout(_)
+            | Self::FrameTimeout(_)
+            | Self::BulkTimeout(_)
+            | Self::PeerSilent(_)
+            | Self::PeerNotReading(_) => true,
+            Self::Peer { code, .. } | Self::Local { code, .. } => matches!(
+                code,
+                CloseCode::HandshakeTimeout
+                    | CloseCode::PeerSilent
+                    | CloseCode::PeerNotReading
+                    | CloseCode::SessionTaken
+            ),
+            _ => false,
         }
     }
 
@@ -191,7 +297,8 @@ impl CloseReason {
             Self::FrameTimeout(_) | Self::BulkTimeout(_) | Self::PeerSilent(_) => CloseCode::PeerSilent,
             Self::PeerNotReading(_) => CloseCode::PeerNotReading,
             Self::ResourceLimit(_) => CloseCode::ResourceLimit,
-            Self::Channel(_) => CloseCode::Normal,
+            Self::ResumedInVain(_) => CloseCode::PeerNotReading,
+            Self::Channel(_) | Self::Expired { .. } | Self::SessionUnknown(_) => CloseCode::Normal,
         }
     }
 }

@@ -1,18 +1,18 @@
 //! What an open connection consists of.
 
-use super::links::Links;
-use super::{CloseReason, ConnectionConfig, ConnectionEvent, SendError};
+use super::streams::{Streams, encoded};
+use super::{CloseReason, ConnectionEvent};
 use crate::message::Message;
-use crate::packing::{Announcement, Inbox, InboxError, Outbox, PackingRules, Parsed, Windows};
+use crate::packing::{Announcement, Inbox, InboxError, PackingRules, Parsed, Windows};
 use crate::pool::{GatherList, Pool, PoolError};
-use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach, DetachCode, Flow};
+use crate::proto::control::{Control, Detach, DetachCode};
 use crate::proto::credit::{CreditLimit, ReceiveWindow, SendWindow};
 use crate::proto::frame::FrameHeader;
 use crate::proto::handshake::Negotiated;
-use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::serial::{FrameOrder, LaneOrder};
 use crate::proto::text::ReasonText;
-use crate::proto::{CHUNKS_IN_FLIGHT_MAX, LANES, Lane, LinkId, Parameters, PeerMisbehaved};
+use crate::proto::{CHUNKS_IN_FLIGHT_MAX, LinkId, Parameters, PeerMisbehaved, Stream};
+use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -20,8 +20,6 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) inbox: Inbox,
-    pub(super) outbox: Outbox,
-    pub(super) links: Links,
     /// What the outbox may use. Of the frames, that is all but the last one that the peer has granted.
     windows: Windows,
     /// What the peer has granted of frames. The last one is for a frame that raises the peer's own limit. If it could
@@ -33,28 +31,28 @@ pub(super) struct Open {
     chunks: ReceiveWindow,
     frame_order: FrameOrder,
     lane_order: LaneOrder,
-    /// By lane, what the peer has acknowledged.
-    acknowledged: [u64; LANES],
+    /// The number of the next control record that arrives here.
+    next_control: u64,
     parameters: Parameters,
     pub(super) keep_alive: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) owes_keep_alive: bool,
+    /// The peer is to be told of what has arrived.
+    pub(super) owes_acknowledgement: bool,
     /// The peer cannot go on without more chunk credit, or could not soon.
     owes_chunks: bool,
     pub(super) closed_by_peer: Option<CloseReason>,
-    /// The close is the last record that is sent.
-    is_closing: bool,
+    /// The close, the last record that is sent; empty when it has been packed.
+    pub(super) close: Option<Vec<u8>>,
 }
 
 impl Open {
-    pub(super) fn new(config: &ConnectionConfig, negotiated: &Negotiated, is_client: bool) -> Self {
+    pub(super) fn new(negotiated: &Negotiated) -> Self {
         let parameters = negotiated.parameters;
-        let rules = PackingRules::new(&parameters);
         let frame_slots = u64::from(parameters.frame_slots);
+        let [urgent, normal, bulk, control] = negotiated.receive_from;
         Self {
-            inbox: Inbox::new(rules, parameters.limits()),
-            outbox: Outbox::new(rules, config.send_queue_messages_max, config.send_queue_bytes_max),
-            links: Links::new(is_client, parameters.links_max),
+            inbox: Inbox::new(PackingRules::new(&parameters), parameters.limits()),
             windows: Windows {
                 frames: SendWindow::new(frame_slots - 1, u64::from(parameters.control_slots) - 1),
                 chunks: SendWindow::new(CHUNKS_IN_FLIGHT_MAX, 0),
@@ -63,15 +61,16 @@ impl Open {
             frames: ReceiveWindow::new(frame_slots),
             chunks: ReceiveWindow::new(CHUNKS_IN_FLIGHT_MAX),
             frame_order: FrameOrder::default(),
-            lane_order: LaneOrder::resuming(negotiated.receive_from),
-            acknowledged: negotiated.send_from,
+            lane_order: LaneOrder::from([urgent, normal, bulk]),
+            next_control: control,
             parameters,
             keep_alive: Duration::from_millis(parameters.keep_alive_ms.into()),
             idle_timeout: Duration::from_millis(parameters.idle_timeout_ms.into()),
             owes_keep_alive: false,
+            owes_acknowledgement: false,
             owes_chunks: false,
             closed_by_peer: None,
-            is_closing: false,
+            close: None,
         }
     }
 
@@ -80,81 +79,105 @@ impl Open {
         self.chunks.received()
     }
 
-    /// Checks a message against what was settled and takes its link's credit. A message that is refused is as it was.
-    pub(super) fn admit(&mut self, message: &mut Message, pool: &mut Pool) -> Result<(), SendError> {
-        let (bytes, limit) = (message.body.len() as u64, self.parameters.message_bytes_max);
-        if bytes > limit {
-            return Err(SendError::BodyTooLong { bytes, limit });
-        }
-        let extension_bytes = message.extensions.as_ref().map_or(0, |extensions| extensions.len());
-        let (head, limit) =
-            (message.head.head_bytes_needed(extension_bytes), self.parameters.head_bytes_max.into());
-        if head > limit {
-            return Err(SendError::HeadTooLong { bytes: head, limit });
-        }
-        self.outbox.check_room(message.head.lane)?;
-        let link = message.head.link;
-        if link.is_none() && message.head.kind != MessageKind::Reply {
-            return Err(SendError::NoLink);
-        }
-        let may_go = link.is_none_or(|link| self.links.has_credit(link));
-        if may_go && !self.outbox.takes_as_it_is(&message.body) {
-            message.body.join(pool)?;
-        }
-        Ok(link.map_or(Ok(()), |link| self.links.take_credit(link, bytes))?)
+    /// Whether a frame of the peer has arrived.
+    pub(super) fn has_received(&self) -> bool {
+        self.frame_order.next() > 0
     }
+}
 
-    /// Appends everything that may leave.
-    pub(super) fn fill(&mut self, pool: &mut Pool, gather: &mut GatherList) -> Result<(), PoolError> {
-        let outbox = &mut self.outbox;
-        if !self.is_closing {
-            self.links.take_due(|link, credit| push_control(outbox, &Control::Flow(Flow { link, credit })));
-        }
-        let announcement = self.announcement();
+/// What goes out.
+impl Open {
+    /// Appends everything that may leave. Only what `is_current`, the newest of its session, sends the streams.
+    pub(super) fn fill(
+        &mut self,
+        streams: &mut Streams,
+        is_current: bool,
+        pool: &mut Pool,
+        gather: &mut GatherList,
+    ) -> Result<(), PoolError> {
         let before = gather.len();
-        let mut filled = self.outbox.fill(&mut self.windows, &announcement, pool, gather).map(drop);
-        if filled.is_ok() && gather.len() == before && self.owes_announcement() {
-            filled = self.fill_announcement(&announcement, pool, gather);
+        let sends_streams = is_current && self.close.is_none();
+        if sends_streams {
+            streams.push_due();
+        }
+        let Streams { outbox, received, .. } = streams;
+        let mut announcement = Announcement {
+            frame_limit: self.frames.next_grant(),
+            chunk_limit: self.chunks.next_grant(),
+            received,
+        };
+        let mut filled = Ok(());
+        if sends_streams {
+            filled = outbox.fill(&mut self.windows, &mut announcement, pool, gather).map(drop);
+        }
+        // The limits count as granted only once such a frame is packed.
+        let is_first = gather.len() == before;
+        let mut says_more = (is_first && self.owes_announcement())
+            || (self.owes_acknowledgement && announcement.received.has_news());
+        if is_first && says_more {
+            self.use_last_frame();
+        }
+        // One frame says it of one stream.
+        while says_more && filled.is_ok() {
+            let packed = outbox.fill_keep_alive(&mut self.windows, &mut announcement, pool, gather);
+            says_more = packed == Ok(true) && self.owes_acknowledgement && announcement.received.has_news();
+            filled = packed.map(drop);
+        }
+        if filled.is_ok()
+            && let Some(record) = self.close.as_ref().filter(|record| !record.is_empty())
+        {
+            let packed =
+                outbox.fill_record(record, &mut self.windows, &mut announcement, pool, gather);
+            if packed == Ok(true) {
+                self.close = Some(Vec::new());
+            }
+            filled = packed.map(drop);
         }
         // Frames that were packed before the pool ran dry leave, and the peer goes by what they say.
         if gather.len() > before {
             self.frames.grant();
             self.chunks.grant();
             (self.owes_keep_alive, self.owes_chunks) = (false, false);
+            self.owes_acknowledgement &= streams.received.has_news();
+            streams.told();
         }
         filled
     }
 
-    fn fill_announcement(
-        &mut self,
-        announcement: &Announcement,
-        pool: &mut Pool,
-        gather: &mut GatherList,
-    ) -> Result<(), PoolError> {
-        if announcement.frame_limit > self.frames.granted() {
+    /// The last frame that the peer has granted may be used by one that raises the peer's own limit.
+    fn use_last_frame(&mut self) {
+        if self.frames.next_grant() > self.frames.granted() {
             self.windows.frames.grant(self.frame_limit.position());
         }
-        self.outbox.fill_keep_alive(&mut self.windows, announcement, pool, gather).map(drop)
     }
 
-    pub(super) fn wants_transmit(&self) -> bool {
-        self.outbox.waiting_messages() > 0
-            || self.outbox.waiting_control() > 0
-            || (!self.is_closing && (self.links.has_due() || self.owes_announcement()))
+    pub(super) fn wants_transmit(&self, streams: &Streams, is_current: bool) -> bool {
+        match &self.close {
+            Some(record) => !record.is_empty(),
+            None => {
+                (is_current
+                    && (streams.outbox.waiting_messages() > 0
+                        || streams.outbox.waiting_control() > 0
+                        || streams.links.has_due()
+                        || streams.links.has_settlements()))
+                    || self.owes_announcement()
+            }
+        }
     }
 
     /// Whether something waits for the peer to grant frames, and the limit for which it waits.
-    pub(super) fn waits_for_frames(&self) -> (bool, u64) {
-        let (outbox, frames) = (&self.outbox, &self.windows.frames);
-        let data = outbox.waiting_messages() > 0 && frames.available() == 0;
-        let control = outbox.waiting_control() > 0 && frames.available_with_reserve() == 0;
+    pub(super) fn waits_for_frames(&self, streams: &Streams, is_current: bool) -> (bool, u64) {
+        let (outbox, frames) = (&streams.outbox, &self.windows.frames);
+        let data = is_current && outbox.waiting_messages() > 0 && frames.available() == 0;
+        let has_control = (is_current && outbox.waiting_control() > 0) || self.has_close();
+        let control = has_control && frames.available_with_reserve() == 0;
         (data || control, self.frame_limit.position())
     }
 
     /// Whether bulk waits for the peer to grant chunks, and the limit for which it waits.
-    pub(super) fn waits_for_chunks(&self) -> (bool, u64) {
+    pub(super) fn waits_for_chunks(&self, streams: &Streams, is_current: bool) -> (bool, u64) {
         let chunks = &self.windows.chunks;
-        (chunks.available() == 0 && self.outbox.bulk_is_next(), chunks.limit())
+        (is_current && chunks.available() == 0 && streams.outbox.bulk_is_next(), chunks.limit())
     }
 
     /// The number of the frame of which a part has arrived and the rest has not.
@@ -162,17 +185,26 @@ impl Open {
         self.inbox.is_mid_frame().then(|| self.frame_order.next())
     }
 
-    /// Drops what waits, and has `close` sent as the last record. What arrives is looked at no more, unless it may
-    /// hold the peer's close.
+    /// Has `close` sent as the last record. What arrives is looked at no more, unless it may hold the peer's close.
     pub(super) fn stop(&mut self, close: &Control<'_>, keeps_inbox: bool) {
-        self.outbox.clear();
-        self.push_control(close);
-        self.is_closing = true;
+        self.close = encoded(close, <[u8]>::to_vec);
         if !keeps_inbox {
             self.inbox = Inbox::new(PackingRules::new(&self.parameters), self.parameters.limits());
         }
     }
 
+    /// A close waits to be packed.
+    pub(super) fn has_close(&self) -> bool {
+        self.close.as_ref().is_some_and(|record| !record.is_empty())
+    }
+
+    fn owes_announcement(&self) -> bool {
+        self.owes_keep_alive || self.owes_acknowledgement || self.owes_chunks || self.frames.due()
+    }
+}
+
+/// What comes in.
+impl Open {
     /// After the end: drops what arrives, and says whether the peer has closed its end, or cannot be understood.
     pub(super) fn finds_close(&mut self, pool: &mut Pool) -> bool {
         let limits = self.parameters.limits();
@@ -189,36 +221,11 @@ impl Open {
         }
     }
 
-    pub(super) fn push_control(&mut self, control: &Control<'_>) {
-        push_control(&mut self.outbox, control);
-    }
-
-    /// Behind the detach that freed its number, if that still waits.
-    pub(super) fn push_attach(&mut self, attach: &Attach<'_>) {
-        encoded(&Control::Attach(attach.clone()), |record| self.outbox.push_control_behind_control(record));
-    }
-
-    /// Behind the messages of its link. The peer forgets the link with it, and would take them for a violation.
-    pub(super) fn push_detach(&mut self, detach: &Detach<'_>) {
-        encoded(&Control::Detach(*detach), |record| self.outbox.push_control_behind_messages(record));
-    }
-
-    fn owes_announcement(&self) -> bool {
-        self.owes_keep_alive || self.owes_chunks || self.frames.due()
-    }
-
-    /// What the next frames say. The limits count as granted only once such a frame is packed.
-    fn announcement(&self) -> Announcement {
-        Announcement {
-            frame_limit: self.frames.next_grant(),
-            chunk_limit: self.chunks.next_grant(),
-            acknowledged: Lane::ALL.map(|lane| self.lane_order.next(lane)),
-        }
-    }
-
     /// Takes what has arrived apart until there is a message or an event, or nothing more.
     pub(super) fn poll(
         &mut self,
+        streams: &mut Streams,
+        now: Timestamp,
         pool: &mut Pool,
         events: &mut VecDeque<ConnectionEvent>,
     ) -> Result<Option<Message>, InboxError> {
@@ -227,59 +234,38 @@ impl Open {
             match self.inbox.next(pool) {
                 Err(error) => return Err(error),
                 Ok(None) => return Ok(None),
-                Ok(Some(Parsed::Frame(header))) => self.begin_frame(&header)?,
+                Ok(Some(Parsed::Frame(header))) => self.begin_frame(streams, &header)?,
                 Ok(Some(Parsed::FrameEnd)) => self.frames.release(1),
-                Ok(Some(Parsed::Control)) => self.handle_control(events)?,
+                Ok(Some(Parsed::Control)) => self.handle_control(streams, now, events)?,
                 Ok(Some(Parsed::Part { begins, missing_bytes })) => {
                     if let Some(head) = &begins {
-                        self.check_order(head)?;
-                        self.count_on_link(head)?;
+                        streams.begin(head)?;
                     }
                     self.receive_chunk(missing_bytes)?;
                 }
-                Ok(Some(Parsed::Message { message, is_bulk, had_begun })) => {
+                Ok(Some(Parsed::Message { mut message, is_bulk, .. })) => {
                     if is_bulk {
                         self.receive_chunk(0)?;
                     }
-                    if !had_begun {
-                        self.count_on_link(&message.head)?;
-                    }
                     self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
-                    return Ok(Some(message));
+                    self.owes_acknowledgement |= streams.has_much_untold();
+                    if streams.take(&mut message, now)? {
+                        return Ok(Some(message));
+                    }
                 }
             }
         }
         Ok(None)
     }
 
-    fn begin_frame(&mut self, header: &FrameHeader) -> Result<(), PeerMisbehaved> {
+    fn begin_frame(&mut self, streams: &mut Streams, header: &FrameHeader) -> Result<(), PeerMisbehaved> {
         self.frame_order.accept(header.frame_number_low)?;
         self.frames.receive(1).map_err(|overrun| overrun.of_frames())?;
         if self.frame_limit.raise_short(header.frame_limit_low) {
             self.windows.frames.grant(self.frame_limit.position() - 1);
         }
         self.windows.chunks.grant_short(header.chunk_limit_low);
-        let (lane, found) = (header.ack_lane, header.ack_sequence);
-        let limit = self.outbox.next_sequence(lane);
-        if found > limit {
-            return Err(PeerMisbehaved::AcknowledgedUnsent { lane, found, limit });
-        }
-        let acknowledged = &mut self.acknowledged[lane.index()];
-        *acknowledged = found.max(*acknowledged);
-        Ok(())
-    }
-
-    /// A message that begins with its first chunk is not taken over yet, but must be the next one of its lane.
-    fn check_order(&self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
-        let (lane, found, expected) = (head.lane, head.lane_sequence, self.lane_order.next(head.lane));
-        if found != expected {
-            return Err(PeerMisbehaved::LaneOutOfSequence { lane, expected, found });
-        }
-        Ok(())
-    }
-
-    fn count_on_link(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
-        head.link.map_or(Ok(()), |link| self.links.received(link, head.total_body_bytes))
+        streams.outbox.acknowledge(header.ack_stream, header.ack_sequence)
     }
 
     /// Counts a chunk. The peer is told of its credit at once when it needs more of it than it has.
@@ -292,13 +278,42 @@ impl Open {
         Ok(())
     }
 
-    fn handle_control(&mut self, events: &mut VecDeque<ConnectionEvent>) -> Result<(), PeerMisbehaved> {
+    fn handle_control(
+        &mut self,
+        streams: &mut Streams,
+        now: Timestamp,
+        events: &mut VecDeque<ConnectionEvent>,
+    ) -> Result<(), PeerMisbehaved> {
         let limits = self.parameters.limits();
-        let Some(control) = Control::parse(self.inbox.control_record(), &limits)? else { return Ok(()) };
+        let control = Control::parse(self.inbox.control_record(), &limits)?;
+        if let Some(Control::Close(close)) = control {
+            let text = close.text.as_str().to_owned();
+            self.closed_by_peer = Some(CloseReason::Peer { code: close.code, text });
+            return Ok(());
+        }
+        let number = self.next_control;
+        self.next_control += 1;
         match control {
-            Control::Attach(attach) => match self.links.offered(&attach)? {
+            Some(control) if streams.take_control(number, now) => streams.handle_control(&control, events),
+            Some(_) => Ok(()),
+            None => {
+                streams.take_control(number, now);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Streams {
+    fn handle_control(
+        &mut self,
+        control: &Control<'_>,
+        events: &mut VecDeque<ConnectionEvent>,
+    ) -> Result<(), PeerMisbehaved> {
+        match control {
+            Control::Attach(attach) => match self.links.offered(attach)? {
                 Some(request) => events.push_back(ConnectionEvent::AttachRequested(Box::new(request))),
-                None => refuse(&mut self.outbox, attach.link, self.parameters.links_max),
+                None => self.refuse_past_limit(attach.link),
             },
             Control::Attached(attached) => {
                 if self.links.attached(attached.link, attached.credit)? {
@@ -314,13 +329,13 @@ impl Open {
                     events.push_back(ConnectionEvent::Writable { link: flow.link });
                 }
             }
-            Control::Close(close) => {
-                let text = close.text.as_str().to_owned();
-                self.closed_by_peer = Some(CloseReason::Peer { code: close.code, text });
+            Control::Settle(settle) => events.push_back(self.links.settled(settle)?),
+            Control::Leave(leave) => {
+                let within = Duration::from_millis(leave.within_ms.into());
+                events.push_back(ConnectionEvent::Leaving { within, text: leave.text.as_str().to_owned() });
             }
-            Control::Settle(settle) => {
-                return Err(PeerMisbehaved::SettlementNotNegotiated { link: settle.link });
-            }
+            // It belongs to its connection, which has handled it.
+            Control::Close(_) => {}
         }
         Ok(())
     }
@@ -341,22 +356,13 @@ impl Open {
         }
         Ok(())
     }
-}
 
-fn refuse(outbox: &mut Outbox, link: LinkId, links_max: u32) {
-    let text = format!("link {link} is past the {links_max} links that were settled (links_max)");
-    let detach = Detach { link, code: DetachCode::LinkLimit, text: ReasonText::of(&text) };
-    push_control(outbox, &Control::Detach(detach));
-}
-
-fn push_control(outbox: &mut Outbox, control: &Control<'_>) {
-    encoded(control, |record| outbox.push_control(record));
-}
-
-fn encoded(control: &Control<'_>, take: impl FnOnce(&[u8])) {
-    let mut record = [0; CONTROL_BYTES_MAX];
-    // Every control record of version 1 fits; a record that did not would be a bug of `encoded_bytes`.
-    if let Ok(bytes) = control.encode_into(&mut record) {
-        take(&record[..bytes]);
+    fn refuse_past_limit(&mut self, link: LinkId) {
+        let links_max = self.parameters().links_max;
+        let text = format!("link {link} is past the {links_max} links that were settled (links_max)");
+        let detach = Detach { link, code: DetachCode::LinkLimit, text: ReasonText::of(&text) };
+        self.push_control(&Control::Detach(detach));
     }
 }
+
+const _: () = assert!(Stream::Control.index() == 3);

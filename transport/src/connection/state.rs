@@ -1,24 +1,21 @@
 //! The state machine of one connection: its phases, its timeouts, and how it ends.
 
-use super::greeting::{Greeted, Greeting};
-use super::links::{LinkError, LinkRoom};
+use super::greeting::{Greeted, Greeting, refused};
 use super::open::Open;
+use super::streams::Streams;
 use super::times::Times;
 use super::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
-use crate::message::Message;
-use crate::packing::{InboxError, OutboxFull, PackingStats};
+use crate::packing::InboxError;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
-use crate::proto::control::{
-    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, LinkCredit, LinkRole,
-    RefusalCode,
+use crate::proto::Parameters;
+use crate::proto::control::{Close, CloseCode, Control, RefusalCode};
+use crate::proto::handshake::{
+    AwaitClientHello, AwaitServerHello, LocalEnd, LocalFault, Negotiated, Proposal,
 };
-use crate::proto::handshake::{AwaitClientHello, AwaitServerHello, LocalEnd, LocalFault, Negotiated};
 use crate::proto::hello::{Capabilities, SessionTerms};
 use crate::proto::text::ReasonText;
-use crate::proto::{LinkId, Parameters};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
-use thiserror::Error;
 
 /// The most bytes of control records that may wait for the peer. An honest one has some hundred links at most that are
 /// answered at a time.
@@ -26,9 +23,10 @@ const CONTROL_BYTES_WAITING_MAX: usize = 1 << 20;
 
 /// One end of a connection, from the first byte of its hello to its end.
 ///
-/// It never allocates on the way of a message once its queues have grown to what the load needs.
+/// What it sends and where it puts what it receives are the [`Streams`] of its session, which whoever drives it passes
+/// in. Of several connections of a session, only the one that `is_current` sends the streams.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     config: ConnectionConfig,
     phase: Phase,
     /// A hello, or a refusal, that is to be sent.
@@ -43,6 +41,8 @@ pub struct Connection {
 #[derive(Debug)]
 enum Phase {
     Greeting(Option<Greeting>),
+    /// The client's hello is here, and whoever has this connection decides about it.
+    Proposed(Option<(Box<Proposal>, Segment)>),
     Open(Box<Open>),
 }
 
@@ -69,57 +69,21 @@ enum Then {
     PeerClose,
 }
 
-/// Why a message was not taken.
-#[derive(Debug, Error, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The handshake is not done, or the connection is closing.
-    #[error("the connection is not open")]
-    NotOpen,
-    /// Its link cannot carry it now.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// It names no link, which only a reply may do.
-    #[error("a message that is no reply needs a link")]
-    NoLink,
-    /// The peer would not take a body of that length.
-    #[error("the body has {bytes} bytes; the limit settled with the peer is {limit} (message_bytes_max)")]
-    BodyTooLong {
-        /// Its length.
-        bytes: u64,
-        /// What was settled.
-        limit: u64,
-    },
-    /// Its extensions make the head too long.
-    #[error("the head would have {bytes} bytes; the limit settled with the peer is {limit} (head_bytes_max)")]
-    HeadTooLong {
-        /// Its length.
-        bytes: usize,
-        /// What was settled.
-        limit: usize,
-    },
-    /// The send queue is full.
-    #[error(transparent)]
-    QueueFull(#[from] OutboxFull),
-    /// The pool is empty.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-}
-
 /// Its beginning.
 impl Connection {
-    /// The connecting end. `packet_bytes` is what the path carries whole.
+    /// The connecting end, of a session with these terms. `packet_bytes` is what the path carries whole.
     ///
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
-    pub fn client(
+    pub(crate) fn client(
         config: ConnectionConfig,
         identity: &Identity,
         packet_bytes: u32,
+        terms: SessionTerms,
         now: Timestamp,
     ) -> Result<Self, LocalFault> {
         let local = local_end(&config.parameters, identity, packet_bytes);
-        let (state, hello) = AwaitServerHello::start(local, SessionTerms::default())?;
+        let (state, hello) = AwaitServerHello::start(local, terms)?;
         Ok(Self::new(config, Greeting::client(state), Some(hello), now))
     }
 
@@ -127,7 +91,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::client`].
-    pub fn server(
+    pub(crate) fn server(
         config: ConnectionConfig,
         identity: &Identity,
         packet_bytes: u32,
@@ -153,7 +117,7 @@ impl Connection {
 /// What comes in.
 impl Connection {
     /// Takes bytes that arrived. What they mean is asked of [`Connection::poll_event`].
-    pub fn handle_segment(&mut self, segment: Segment, now: Timestamp) {
+    pub(crate) fn handle_segment(&mut self, segment: Segment, now: Timestamp) {
         self.times.received = now;
         if let Ending::Ended { then, .. } = self.ending
             && then != Then::PeerClose
@@ -165,20 +129,46 @@ impl Connection {
             Phase::Greeting(greeting) => match greeting.take().map(|greeting| greeting.take(segment)) {
                 Some(Ok(unfinished)) => *greeting = Some(unfinished),
                 Some(Err(Greeted::Failed { reason, answer })) => self.fail_greeting(reason, answer, now),
-                Some(Err(Greeted::Done { negotiated, answer, rest })) => self.open(negotiated, answer, rest),
+                Some(Err(Greeted::Done { negotiated, rest })) => self.open(negotiated, rest),
+                Some(Err(Greeted::Proposed { proposal, rest })) => {
+                    self.phase = Phase::Proposed(Some((proposal, rest)));
+                }
                 None => {}
             },
+            // A client sends nothing behind its hello before it is answered; if it does, it is not understood.
+            Phase::Proposed(..) => {}
         }
     }
 
     /// Refuses the handshake, whatever the peer will say. For the end that was connected to, before it has answered.
-    pub fn refuse(&mut self, code: RefusalCode, text: &str, now: Timestamp) {
-        if let Phase::Greeting(greeting) = &mut self.phase
-            && let Some(Greeted::Failed { reason, answer }) =
-                greeting.take().and_then(|it| it.refuse(code, text))
-        {
+    pub(crate) fn refuse(&mut self, code: RefusalCode, text: &str, now: Timestamp) {
+        let refused = match &mut self.phase {
+            Phase::Greeting(greeting) => greeting.take().and_then(|greeting| greeting.refuse(code, text)),
+            Phase::Proposed(proposed) => {
+                proposed.take().map(|(proposal, _)| refused(proposal.refuse(code, text)))
+            }
+            Phase::Open(_) => None,
+        };
+        if let Some(Greeted::Failed { reason, answer }) = refused {
             self.fail_greeting(reason, answer, now);
         }
+    }
+
+    /// What a client proposes that waits for a decision.
+    pub(crate) fn proposal(&self) -> Option<&Proposal> {
+        match &self.phase {
+            Phase::Proposed(proposed) => proposed.as_ref().map(|(proposal, _)| &**proposal),
+            _ => None,
+        }
+    }
+
+    /// Accepts what a client proposes, with these terms of the session.
+    pub(crate) fn accept(&mut self, terms: SessionTerms) {
+        let Phase::Proposed(proposed) = &mut self.phase else { return };
+        let Some((proposal, rest)) = proposed.take() else { return };
+        let (negotiated, answer) = proposal.accept(terms);
+        self.hello = Some(answer);
+        self.open(Box::new(negotiated), rest);
     }
 
     fn fail_greeting(&mut self, reason: CloseReason, answer: Option<Vec<u8>>, now: Timestamp) {
@@ -187,11 +177,8 @@ impl Connection {
         self.end_then(reason, then, now);
     }
 
-    fn open(&mut self, negotiated: Box<Negotiated>, answer: Option<Vec<u8>>, rest: Segment) {
-        // Only the server answers; the client's hello has left.
-        let is_client = answer.is_none();
-        self.hello = answer;
-        let mut open = Box::new(Open::new(&self.config, &negotiated, is_client));
+    fn open(&mut self, negotiated: Box<Negotiated>, rest: Segment) {
+        let mut open = Box::new(Open::new(&negotiated));
         if !rest.is_empty() {
             open.inbox.push(rest);
         }
@@ -203,11 +190,17 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
-    pub fn poll_event(
+    #[inline]
+    pub(crate) fn poll_event(
         &mut self,
+        streams: Option<&mut Streams>,
         now: Timestamp,
         pool: &mut Pool,
     ) -> Result<Option<ConnectionEvent>, PoolError> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(Some(event));
+        }
+        let Some(streams) = streams else { return Ok(None) };
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
@@ -219,14 +212,14 @@ impl Connection {
                 }
                 return Ok(None);
             }
-            let polled = open.poll(pool, &mut self.events);
+            let polled = open.poll(streams, now, pool, &mut self.events);
             self.times.note_unfinished(open.unfinished_frame(), now);
             self.times.note_bulk(open.inbox.has_unfinished(), open.chunks_received(), now);
             match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
                 // Only a peer that asks and asks without taking the answers comes here.
-                Ok(None) if open.outbox.waiting_control_bytes() > CONTROL_BYTES_WAITING_MAX => {
-                    let control_bytes = open.outbox.waiting_control_bytes();
+                Ok(None) if streams.outbox.waiting_control_bytes() > CONTROL_BYTES_WAITING_MAX => {
+                    let control_bytes = streams.outbox.waiting_control_bytes();
                     let text = format!(
                         "{control_bytes} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"
                     );
@@ -251,7 +244,7 @@ impl Connection {
     }
 
     /// Whether [`Connection::poll_event`] has an event to give for which nothing that arrived has to be looked at.
-    pub fn has_events(&self) -> bool {
+    pub(crate) fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
@@ -268,26 +261,15 @@ impl Connection {
 
 /// What goes out.
 impl Connection {
-    /// Queues a message on its link.
-    ///
-    /// # Errors
-    /// [`SendError`], with the message as it was.
-    #[allow(clippy::result_large_err)] // the message goes back to its owner, whole
-    pub fn send(&mut self, mut message: Message, pool: &mut Pool) -> Result<(), (SendError, Message)> {
-        let Some(open) = self.running() else { return Err((SendError::NotOpen, message)) };
-        match open.admit(&mut message, pool) {
-            Ok(()) => open.outbox.push(message).map_err(|(full, message)| (full.into(), message)),
-            Err(error) => Err((error, message)),
-        }
-    }
-
     /// Appends what may be sent now to `gather`; true if there is anything. To be called when no send is in flight;
     /// a true result starts one, which [`Connection::handle_sent`] ends.
     ///
     /// # Errors
     /// As [`Pool::buffer`]; what was appended may be sent, the rest stays queued.
-    pub fn poll_transmit(
+    pub(crate) fn poll_transmit(
         &mut self,
+        streams: Option<&mut Streams>,
+        is_current: bool,
         now: Timestamp,
         pool: &mut Pool,
         gather: &mut GatherList,
@@ -298,18 +280,20 @@ impl Connection {
             gather.push(buffer.split());
             self.hello = None;
         }
-        let filled = match &mut self.phase {
-            Phase::Open(open) => {
-                let filled = open.fill(pool, gather);
-                let (is_starved, limit) = open.waits_for_frames();
+        let filled = match (&mut self.phase, streams) {
+            (Phase::Open(open), Some(streams)) => {
+                let mut filled = open.fill(streams, is_current, pool, gather);
+                let (is_starved, limit) = open.waits_for_frames(streams, is_current);
                 self.times.note_frames(is_starved, limit, now);
-                let (is_starved, limit) = open.waits_for_chunks();
+                let (is_starved, limit) = open.waits_for_chunks(streams, is_current);
                 self.times.note_chunks(is_starved, limit, now);
+                if filled.is_ok() && self.stages_close(streams, is_current, now) {
+                    filled = self.fill_close(streams, pool, gather);
+                }
                 filled
             }
-            Phase::Greeting(_) => Ok(()),
+            _ => Ok(()),
         };
-        let filled = filled.and_then(|()| self.stage_close(now, pool, gather));
         if !gather.is_empty() {
             self.times.sent = now;
             self.times.send_began = Some(now);
@@ -318,24 +302,26 @@ impl Connection {
     }
 
     /// The send in flight is done.
-    pub fn handle_sent(&mut self) {
+    pub(crate) fn handle_sent(&mut self) {
         self.times.send_began = None;
     }
 
     /// Whether [`Connection::poll_transmit`] would find something, as far as can be known without trying.
-    pub fn wants_transmit(&self) -> bool {
+    pub(crate) fn wants_transmit(&self, streams: Option<&Streams>, is_current: bool) -> bool {
         self.hello.is_some()
-            || match &self.phase {
-                Phase::Open(open) => open.wants_transmit() || self.may_stage_close(open),
-                Phase::Greeting(_) => false,
+            || match (&self.phase, streams) {
+                (Phase::Open(open), Some(streams)) => {
+                    open.wants_transmit(streams, is_current) || self.may_stage_close(streams, is_current)
+                }
+                _ => false,
             }
     }
 
     /// True when nothing more is to be sent or received: the channel may be closed.
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         let nothing_left = match &self.phase {
-            Phase::Open(open) => open.outbox.waiting_control() == 0,
-            Phase::Greeting(_) => true,
+            Phase::Open(open) => !open.has_close(),
+            Phase::Greeting(_) | Phase::Proposed(..) => true,
         };
         matches!(self.ending, Ending::Ended { then: Then::Nothing, .. })
             && self.hello.is_none()
@@ -344,104 +330,32 @@ impl Connection {
     }
 
     /// Closing in order, and everything that waited has been packed.
-    fn may_stage_close(&self, open: &Open) -> bool {
-        matches!(self.ending, Ending::Flushing { .. }) && open.outbox.waiting_messages() == 0
+    fn may_stage_close(&self, streams: &Streams, is_current: bool) -> bool {
+        matches!(self.ending, Ending::Flushing { .. })
+            && (!is_current || streams.outbox.waiting_messages() == 0)
     }
 
-    /// Sends the close behind the last of what waited.
-    fn stage_close(
-        &mut self,
-        now: Timestamp,
-        pool: &mut Pool,
-        gather: &mut GatherList,
-    ) -> Result<(), PoolError> {
-        if !matches!(&self.phase, Phase::Open(open) if self.may_stage_close(open)) {
-            return Ok(());
+    /// Ends it, if everything that waited has been packed; its close is to follow.
+    fn stages_close(&mut self, streams: &Streams, is_current: bool, now: Timestamp) -> bool {
+        if !self.may_stage_close(streams, is_current) {
+            return false;
         }
         if let Ending::Flushing { code, text } = std::mem::replace(&mut self.ending, Ending::Running) {
             self.end_then(CloseReason::Local { code, text }, Then::PeerClose, now);
         }
-        match &mut self.phase {
-            Phase::Open(open) => open.fill(pool, gather),
-            Phase::Greeting(_) => Ok(()),
-        }
+        true
     }
-}
 
-/// Links.
-impl Connection {
-    /// Asks for a link. [`ConnectionEvent::Attached`] or [`ConnectionEvent::Detached`] follows. A consumer grants
-    /// `room` from the start.
-    ///
-    /// # Errors
-    /// [`SendError::NotOpen`], or [`SendError::Link`] when there are too many.
-    pub fn attach(
+    fn fill_close(
         &mut self,
-        role: LinkRole,
-        address: Address<'_>,
-        room: LinkRoom,
-    ) -> Result<LinkId, SendError> {
-        let open = self.running().ok_or(SendError::NotOpen)?;
-        let credit = match role {
-            LinkRole::Producer => LinkCredit::default(),
-            LinkRole::Consumer => LinkCredit { message_limit: room.messages, byte_limit: room.bytes },
-        };
-        let link = open.links.request(role, credit)?;
-        open.push_attach(&Attach { link, role, address, credit });
-        Ok(link)
-    }
-
-    /// Grants a link that the peer asked for; a producer may send `room` at once.
-    ///
-    /// # Errors
-    /// [`LinkError::NotAttached`] if it does not wait for an answer.
-    pub fn accept_link(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
-        let open = self.running().ok_or(LinkError::NotAttached(link))?;
-        let credit = LinkCredit { message_limit: room.messages, byte_limit: room.bytes };
-        let credit = open.links.accept(link, credit)?;
-        open.push_control(&Control::Attached(Attached { link, credit }));
-        Ok(())
-    }
-
-    /// Refuses a link that the peer asked for.
-    ///
-    /// # Errors
-    /// [`LinkError::NotAttached`] if it does not wait for an answer.
-    pub fn refuse_link(&mut self, link: LinkId, code: DetachCode, text: &str) -> Result<(), LinkError> {
-        let open = self.running().ok_or(LinkError::NotAttached(link))?;
-        open.links.refuse(link)?;
-        open.push_control(&Control::Detach(Detach { link, code, text: ReasonText::of(text) }));
-        Ok(())
-    }
-
-    /// Ends a link. What was queued on it before is still sent, and what the peer sent on it before it heard of that
-    /// still arrives. Unknown links are ignored.
-    pub fn detach_link(&mut self, link: LinkId, code: DetachCode, text: &str) {
-        if let Some(open) = self.running()
-            && open.links.detach(link)
-        {
-            open.push_detach(&Detach { link, code, text: ReasonText::of(text) });
+        streams: &mut Streams,
+        pool: &mut Pool,
+        gather: &mut GatherList,
+    ) -> Result<(), PoolError> {
+        match &mut self.phase {
+            Phase::Open(open) => open.fill(streams, false, pool, gather),
+            Phase::Greeting(_) | Phase::Proposed(..) => Ok(()),
         }
-    }
-
-    /// Says how much more a receiving link can take from now on, in place of what was said before. The peer is told as
-    /// soon as it has no more than half of that left, now or later; what it was told is never taken back.
-    ///
-    /// # Errors
-    /// [`LinkError::NotAttached`] if it does not receive.
-    pub fn set_link_room(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
-        let open = self.running().ok_or(LinkError::NotAttached(link))?;
-        open.links.set_room(link, room)
-    }
-
-    /// Whether a message could be sent on a link now. If not, a `Writable` event follows when it can.
-    pub fn is_writable(&mut self, link: LinkId) -> bool {
-        let Some(open) = self.running() else { return false };
-        let writable = open.links.has_credit(link);
-        if !writable {
-            open.links.note_short(link);
-        }
-        writable
     }
 }
 
@@ -449,18 +363,25 @@ impl Connection {
 impl Connection {
     /// When [`Connection::handle_timeout`] wants to be called. A call at that time moves it forward, or ends the
     /// connection.
-    pub fn next_timeout(&self) -> Timestamp {
+    pub(crate) fn next_timeout(&self, streams: Option<&Streams>) -> Timestamp {
         let (times, config) = (&self.times, &self.config);
         match (&self.ending, &self.phase) {
             _ if self.is_finished() => Timestamp::NEVER,
             (Ending::Ended { since, .. }, _) => *since + config.close_timeout,
-            (_, Phase::Greeting(_)) => times.started + config.handshake_timeout,
+            (_, Phase::Greeting(_) | Phase::Proposed(..)) => times.started + config.handshake_timeout,
             (_, Phase::Open(open)) => {
                 // One that is owed already leaves as soon as it can; until then there is nothing to wake up for.
                 let keep_alive =
                     if open.owes_keep_alive { Timestamp::NEVER } else { times.sent + open.keep_alive };
+                let acknowledgement = match streams {
+                    Some(streams) if !open.owes_acknowledgement => {
+                        streams.acknowledgement_due(config.acknowledgement_delay)
+                    }
+                    _ => Timestamp::NEVER,
+                };
                 (times.received + open.idle_timeout)
                     .min(keep_alive)
+                    .min(acknowledgement)
                     .min(times.frame_due(config.frame_timeout))
                     .min(times.bulk_due(config.bulk_timeout))
                     .min(times.progress_due(config.send_timeout))
@@ -469,7 +390,7 @@ impl Connection {
     }
 
     /// Does what is due: a keep-alive, or the end of the connection for a reason of time.
-    pub fn handle_timeout(&mut self, now: Timestamp) {
+    pub(crate) fn handle_timeout(&mut self, streams: Option<&Streams>, now: Timestamp) {
         let (times, config) = (&self.times, &self.config);
         let reason = match (&self.ending, &mut self.phase) {
             (Ending::Ended { since, .. }, _) => {
@@ -478,10 +399,10 @@ impl Connection {
                 }
                 return;
             }
-            (_, Phase::Greeting(_)) if now >= times.started + config.handshake_timeout => {
+            (_, Phase::Greeting(_) | Phase::Proposed(..)) if now >= times.started + config.handshake_timeout => {
                 CloseReason::HandshakeTimeout(config.handshake_timeout)
             }
-            (_, Phase::Greeting(_)) => return,
+            (_, Phase::Greeting(_) | Phase::Proposed(..)) => return,
             (_, Phase::Open(_)) if now >= times.progress_due(config.send_timeout) => {
                 CloseReason::PeerNotReading(config.send_timeout)
             }
@@ -496,6 +417,9 @@ impl Connection {
             }
             (_, Phase::Open(open)) => {
                 open.owes_keep_alive |= now >= times.sent + open.keep_alive;
+                open.owes_acknowledgement |= streams.is_some_and(|streams| {
+                    now >= streams.acknowledgement_due(config.acknowledgement_delay)
+                });
                 return;
             }
         };
@@ -504,21 +428,38 @@ impl Connection {
     }
 
     /// Closes the connection in order: what was queued is sent, then the reason, then the channel may be closed.
-    pub fn close(&mut self, code: CloseCode, text: &str, now: Timestamp) {
+    pub(crate) fn close(&mut self, code: CloseCode, text: &str, now: Timestamp) {
         match (&self.ending, &self.phase) {
             (Ending::Running, Phase::Open(_)) => {
                 self.ending = Ending::Flushing { code, text: text.to_owned() };
             }
-            (Ending::Running, Phase::Greeting(_)) => {
+            (Ending::Running, Phase::Greeting(_) | Phase::Proposed(..)) => {
                 self.end(CloseReason::Local { code, text: text.to_owned() }, now)
             }
             _ => {}
         }
     }
 
+    /// Ends a connection in whose place there is a newer one, with the reason `SessionTaken`, and leaves it to the peer
+    /// to close the channel first: whoever closes first keeps the port for a while. After `close_timeout` this end
+    /// closes it.
+    pub(crate) fn retire(&mut self, now: Timestamp) {
+        let reason = CloseReason::Local {
+            code: CloseCode::SessionTaken,
+            text: "a newer connection has taken its place".to_owned(),
+        };
+        self.end_then(reason, Then::ChannelEnd, now);
+    }
+
+    /// Gives up on its channel, which is to be closed at once.
+    pub(crate) fn let_go_of_channel(&mut self, now: Timestamp) {
+        self.retire(now);
+        self.let_go();
+    }
+
     /// The channel has ended by itself. What arrived before is still given by [`Connection::poll_event`], and then the
     /// end.
-    pub fn handle_channel_end(&mut self, reason: &str, now: Timestamp) {
+    pub(crate) fn handle_channel_end(&mut self, reason: &str, now: Timestamp) {
         match &self.phase {
             Phase::Open(_) if !self.is_ended() => self.channel_end = Some(reason.to_owned()),
             _ => self.end(CloseReason::Channel(reason.to_owned()), now),
@@ -527,16 +468,15 @@ impl Connection {
     }
 
     /// Ends the connection at once, for a bound of this end's own.
-    pub fn abort(&mut self, reason: CloseReason, now: Timestamp) {
+    pub(crate) fn abort(&mut self, reason: CloseReason, now: Timestamp) {
         self.end(reason, now);
     }
 
     /// Ends the connection at once, for a reason that an open connection tells its peer.
     fn end(&mut self, reason: CloseReason, now: Timestamp) {
         let then = match (&reason, &self.phase) {
-            (CloseReason::Peer { .. } | CloseReason::Channel(_), _) | (_, Phase::Greeting(_)) => {
-                Then::Nothing
-            }
+            (CloseReason::Peer { .. } | CloseReason::Channel(_), _)
+            | (_, Phase::Greeting(_) | Phase::Proposed(..)) => Then::Nothing,
             _ => Then::ChannelEnd,
         };
         self.end_then(reason, then, now);
@@ -571,44 +511,26 @@ impl Connection {
         self.hello = None;
         self.times.send_began = None;
         if let Phase::Open(open) = &mut self.phase {
-            open.outbox.clear_all();
+            open.close = Some(Vec::new());
         }
         if let Ending::Ended { then, .. } = &mut self.ending {
             *then = Then::Nothing;
         }
     }
 
-    fn is_ended(&self) -> bool {
+    /// Whether its end has been given as an event, or is about to be.
+    pub(crate) fn is_ended(&self) -> bool {
         matches!(self.ending, Ending::Ended { .. })
     }
 
-    /// Its open state, while messages may be sent.
-    fn running(&mut self) -> Option<&mut Open> {
-        match (&mut self.phase, &self.ending) {
-            (Phase::Open(open), Ending::Running) if self.channel_end.is_none() => Some(open),
-            _ => None,
-        }
-    }
-
     /// True between the handshake and the end.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         matches!((&self.phase, &self.ending), (Phase::Open(_), Ending::Running)) && self.channel_end.is_none()
     }
 
-    /// What packing did on this connection.
-    pub fn packing_stats(&self) -> PackingStats {
-        match &self.phase {
-            Phase::Open(open) => open.outbox.stats(),
-            Phase::Greeting(_) => PackingStats::default(),
-        }
-    }
-
-    /// Messages and bytes that wait to be sent.
-    pub fn waiting(&self) -> (usize, u64) {
-        match &self.phase {
-            Phase::Open(open) => (open.outbox.waiting_messages(), open.outbox.waiting_bytes()),
-            Phase::Greeting(_) => (0, 0),
-        }
+    /// Whether a frame of the peer has arrived: it has understood what it was told in the hello.
+    pub(crate) fn has_received_frame(&self) -> bool {
+        matches!(&self.phase, Phase::Open(open) if open.has_received())
     }
 }
 
@@ -617,7 +539,7 @@ fn local_end(parameters: &Parameters, identity: &Identity, packet_bytes: u32) ->
     let packet_bytes =
         packet_bytes.clamp(256, parameters.packet_bytes.max(256)).min(parameters.chunk_bytes_max);
     LocalEnd {
-        capabilities: Capabilities::default(),
+        capabilities: Capabilities::SETTLEMENT,
         process: identity.process,
         parameters: Parameters { packet_bytes, ..*parameters },
         securities: Vec::new(),

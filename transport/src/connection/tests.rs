@@ -11,6 +11,8 @@ mod flow;
 mod handshake;
 mod links;
 mod pair;
+mod settlement;
+mod single;
 mod time;
 mod traffic;
 mod violations;

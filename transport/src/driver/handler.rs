@@ -4,9 +4,9 @@ use super::core::{ConnectionId, Core};
 use crate::backend::WireKind;
 use crate::connection::{AttachRequest, CloseReason};
 use crate::message::Message;
-use crate::proto::LinkId;
 use crate::proto::control::{DetachCode, LinkRole, Outcome};
 use crate::proto::handshake::Negotiated;
+use crate::proto::{Lane, LinkId};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -99,7 +99,10 @@ pub struct Leaving {
 pub struct Settled {
     /// The link on which they were sent.
     pub link: LinkId,
-    /// Their positions on it, counted from 0 in the order in which they were sent.
+    /// The lane in which they were sent.
+    pub lane: Lane,
+    /// Their positions: how many were sent before each on this link in this lane. All of them were sent, or at least
+    /// queued to be sent; some may have been settled before.
     pub positions: Range<u64>,
     /// What became of them.
     pub outcome: Outcome,

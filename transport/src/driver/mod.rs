@@ -13,6 +13,7 @@
 mod address;
 mod core;
 mod handler;
+mod settlement;
 #[cfg(feature = "simulation")]
 mod simulated;
 mod stats;
@@ -35,9 +36,11 @@ use self::core::Surroundings;
 use crate::backend::inproc::InprocNetwork;
 use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
-use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
+use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity};
+use crate::message::Message;
 use crate::pool::{Pool, PoolConfig};
 use crate::sabotage::{self, Bug};
+use crate::session::SessionConfig;
 use crate::sync::Wakeup;
 use crate::time::{Clock, Timestamp};
 use std::io;
@@ -54,6 +57,8 @@ pub struct DriverConfig {
     pub tcp: TcpConfig,
     /// Each connection.
     pub connection: ConnectionConfig,
+    /// What outlives connections.
+    pub session: SessionConfig,
     /// How it waits.
     pub wait: WaitConfig,
     /// The most connections; one more is refused with that reason. Default 10,000.
@@ -66,6 +71,7 @@ impl Default for DriverConfig {
             pool: PoolConfig::default(),
             tcp: TcpConfig::default(),
             connection: ConnectionConfig::default(),
+            session: SessionConfig::default(),
             wait: WaitConfig::default(),
             connections_max: 10_000,
         }
@@ -290,21 +296,17 @@ impl<H: Handler> Driver<H> {
     fn wire_event(&mut self, kind: WireKind, event: WireEvent) {
         match event {
             WireEvent::Received { channel, segment } => {
-                if let Some(id) = self.core.by_channel(kind, channel) {
-                    self.core.received(id, segment);
+                if let Some(id) = self.core.received(kind, channel, segment) {
                     self.pull(id);
                 }
             }
-            WireEvent::Sent { channel } => {
-                if let Some(id) = self.core.by_channel(kind, channel) {
-                    self.core.sent(id);
-                }
-            }
+            WireEvent::Sent { channel } => self.core.sent(kind, channel),
             WireEvent::Accepted { channel, path, .. } => self.core.channel_open(kind, channel, path, true),
             WireEvent::Connected { channel, path } => self.core.channel_open(kind, channel, path, false),
             WireEvent::Closed { channel, reason } => {
-                if let Some(id) = self.core.by_channel(kind, channel) {
-                    self.channel_closed(id, &reason.to_string());
+                if let Some(id) = self.core.channel_closed(kind, channel, &reason.to_string()) {
+                    self.pull(id);
+                    self.core.remove_if_gone(id);
                 }
             }
             WireEvent::AcceptFailed { error, .. } => {
@@ -314,14 +316,6 @@ impl<H: Handler> Driver<H> {
         }
     }
 
-    fn channel_closed(&mut self, id: ConnectionId, reason: &str) {
-        if let Some(reason) = self.core.channel_closed(id, reason) {
-            self.report_closed(id, &reason);
-        }
-        self.pull(id);
-        self.core.remove_if_gone(id);
-    }
-
     /// Gives the handler every event that a connection has.
     fn pull(&mut self, id: ConnectionId) {
         self.deliver(id);
@@ -329,30 +323,54 @@ impl<H: Handler> Driver<H> {
     }
 
     fn deliver(&mut self, id: ConnectionId) {
-        while let Some(event) = self.core.poll_event(id) {
-            self.connection_event(id, event);
+        loop {
+            // Matched where it is: a message is long, and each step that takes it as an event moves it once more.
+            match self.core.poll_event(id) {
+                Some(ConnectionEvent::Message(message)) => self.message(id, message),
+                Some(event) => self.connection_event(id, event),
+                None => return,
+            }
         }
+    }
+
+    fn message(&mut self, id: ConnectionId, message: Message) {
+        self.core.stats.messages_received += 1;
+        if sabotage::strikes(Bug::LoseMessage) {
+            return;
+        }
+        self.handler.message(&mut self.core, id, message);
     }
 
     fn connection_event(&mut self, id: ConnectionId, event: ConnectionEvent) {
         let (core, handler) = (&mut self.core, &mut self.handler);
         match event {
-            ConnectionEvent::Message(message) => {
-                core.stats.messages_received += 1;
-                if sabotage::strikes(Bug::LoseMessage) {
-                    return;
-                }
-                handler.message(core, id, message);
-            }
+            ConnectionEvent::Message(message) => self.message(id, message),
             ConnectionEvent::Writable { link } => handler.writable(core, id, link),
             ConnectionEvent::Opened(peer) => {
                 tracing::debug!(connection = %id, peer = core.peer(id), "opened");
+                core.opened(id);
                 handler.opened(core, id, &peer);
+            }
+            ConnectionEvent::Interrupted(reason) => {
+                tracing::info!(connection = %id, peer = core.peer(id), reason = reason.name(), "interrupted: {reason}");
+                handler.interrupted(core, id, &reason);
+            }
+            ConnectionEvent::Resumed { path, interrupted_for } => {
+                if let Some(resumed) = core.resumed(id, path, interrupted_for) {
+                    tracing::info!(connection = %id, peer = resumed.peer, wire = %resumed.wire, ?interrupted_for, "resumed");
+                    handler.resumed(core, id, &resumed);
+                }
             }
             ConnectionEvent::AttachRequested(request) => handler.attach_requested(core, id, *request),
             ConnectionEvent::Attached { link } => handler.attached(core, id, link),
             ConnectionEvent::Detached { link, role, code, text } => {
                 handler.detached(core, id, DetachedByPeer { link, role, code, text });
+            }
+            ConnectionEvent::Settled { deliveries: Deliveries { link, lane, positions }, outcome } => {
+                handler.settled(core, id, Settled { link, lane, positions, outcome });
+            }
+            ConnectionEvent::Leaving { within, text } => {
+                handler.leaving(core, id, &Leaving { within, text });
             }
             ConnectionEvent::Closed(reason) => self.report_closed(id, &reason),
         }
@@ -405,6 +423,7 @@ impl<H: Handler> Driver<H> {
             // could not leave now waits for the send in flight or for the peer.
             if self.core.has_events(id) {
                 self.deliver(id);
+                self.core.remove_if_gone(id);
             }
         }
     }

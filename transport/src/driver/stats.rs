@@ -4,6 +4,7 @@ use super::waiter::WaitStats;
 use crate::connection::CloseReason;
 use crate::packing::PackingStats;
 use crate::pool::PoolStats;
+use crate::session::SessionCounts;
 use std::collections::BTreeMap;
 
 /// What a driver did since it started, over all its connections.
@@ -28,6 +29,8 @@ pub struct DriverStats {
     pub accepts_failed: u64,
     /// Turns of the loop.
     pub turns: u64,
+    /// What happened to sessions.
+    pub sessions: SessionCounts,
     /// What packing did.
     pub packing: PackingStats,
     /// What the pool did.

@@ -247,7 +247,7 @@ impl Inbox {
         let body = self.body_at(head_bytes.into(), head.body_bytes as usize, pool)?;
         let extensions = self.cut_extensions(head_bytes.into(), extensions_at, pool)?;
         self.finish_record(after, head_bytes, head.body_bytes, padding)?;
-        let message = Message { head, extensions, body };
+        let message = Message { head, extensions, body, position: 0 };
         let is_bulk = self.rules.is_bulk(head.total_body_bytes);
         if !head.more() {
             return Ok(Some(Parsed::Message { message, is_bulk, had_begun: false }));

@@ -20,7 +20,9 @@ mod outbox;
 pub use inbox::{Inbox, InboxError, Parsed};
 pub use outbox::{Announcement, Outbox, OutboxFull, Windows};
 
-use crate::proto::{FRAME_HEADER_BYTES, LINE_BYTES, MESSAGE_HEAD_BYTES, Parameters};
+use crate::message::Message;
+use crate::proto::record::padded_head_bytes;
+use crate::proto::{FRAME_HEADER_BYTES, LINE_BYTES, MESSAGE_HEAD_BYTES, Parameters, record_aligned};
 
 /// What packing did, for one direction of one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,6 +110,19 @@ impl PackingRules {
             // ...and bulk begins beyond it, even where packets are longer than the eager limit.
             eager_bytes_max: eager.max(packet - HEADS_BYTES),
         }
+    }
+
+    /// Bytes of a whole message's record that begins at `offset` of its frame.
+    fn record_bytes(&self, message: &Message, offset: usize) -> usize {
+        record_aligned(self.head_bytes(message, offset) + message.body.len())
+    }
+
+    /// Bytes of its head.
+    #[inline]
+    fn head_bytes(&self, message: &Message, offset: usize) -> usize {
+        let extension_bytes = message.extensions.as_ref().map_or(0, |bytes| bytes.len());
+        let needed = message.head.head_bytes_needed(extension_bytes);
+        padded_head_bytes(offset, needed, message.body.len(), self.head_bytes_max)
     }
 
     /// Whether a body of this size takes chunk credit.

@@ -2,7 +2,7 @@
 
 use super::limits::ParameterFault;
 use super::text::TextField;
-use super::{Lane, LinkId, Parameter};
+use super::{Lane, LinkId, Parameter, Stream};
 
 /// What a peer did that version 1 does not allow. It ends that connection and touches no other.
 ///
@@ -38,6 +38,16 @@ pub enum PeerMisbehaved {
     SecurityNotChosen { count: u16 },
     #[error("the server chose security {kind}, which was not offered")]
     SecurityNotOffered { kind: u16 },
+    #[error("a session is to go on at {found} of {stream}, which has been sent up to {sent} and was acknowledged up to {acknowledged}")]
+    ResumePosition { stream: Stream, found: u64, acknowledged: u64, sent: u64 },
+    #[error("the server resumes a session without proving that it knows the session's token")]
+    SessionUnproven,
+    #[error("the server resumes a session in epoch {found}; {expected} was asked for")]
+    SessionEpoch { found: u32, expected: u32 },
+    #[error("the server grants a session without the token by which it can be resumed")]
+    SessionTokenMissing,
+    #[error("a session is resumed with {parameter} {value}; it was begun with {limit}")]
+    SessionParameter { parameter: Parameter, value: u64, limit: u64 },
 
     // ---- frame
     #[error("a frame of {frame_bytes} bytes; the shortest has 64")]
@@ -52,6 +62,8 @@ pub enum PeerMisbehaved {
     FrameKindUnknown { kind: u8 },
     #[error("lane {lane} is unknown (0 to 2)")]
     LaneUnknown { lane: u8 },
+    #[error("stream {stream} is unknown (0 to 2 for the lanes, 3 for control records)")]
+    StreamUnknown { stream: u8 },
     #[error("a data frame without records")]
     FrameEmpty,
     #[error("{record_bytes} bytes of records in a frame of {frame_bytes}")]
@@ -120,8 +132,8 @@ pub enum PeerMisbehaved {
     ChunkLastMark { end: u64, total_body_bytes: u64 },
     #[error("record {found} of lane {lane:?} where {expected} was due")]
     LaneOutOfSequence { lane: Lane, expected: u64, found: u64 },
-    #[error("acknowledged up to {found} of lane {lane:?}, of which {limit} were sent")]
-    AcknowledgedUnsent { lane: Lane, found: u64, limit: u64 },
+    #[error("acknowledged up to {found} of {stream}, of which {limit} were sent")]
+    AcknowledgedUnsent { stream: Stream, found: u64, limit: u64 },
 
     // ---- extension
     #[error("an extension of {bytes} bytes where {left} are left")]
@@ -144,7 +156,7 @@ pub enum PeerMisbehaved {
     ControlFlags { kind: u8, flags: u16 },
     #[error("control record {kind:#04x} has {head_bytes} bytes; its fields take {expected}")]
     ControlBytes { kind: u8, head_bytes: u32, expected: u32 },
-    #[error("role {role} is unknown (0 producer, 1 consumer)")]
+    #[error("role {role} is unknown (0 producer, 1 consumer, 2 consumer that settles)")]
     RoleUnknown { role: u8 },
     #[error("address kind {kind} is unknown (0 named, 1 reply address)")]
     AddressKindUnknown { kind: u8 },
@@ -156,7 +168,7 @@ pub enum PeerMisbehaved {
     ProducerGrants { messages: u64, bytes: u64 },
     #[error("settlement outcome {outcome} is unknown (0 accepted, 1 rejected, 2 released)")]
     OutcomeUnknown { outcome: u16 },
-    #[error("a settlement from {from} to {to}")]
+    #[error("a settlement from {from} to {to}, which is of nothing")]
     SettleRange { from: u64, to: u64 },
 
     // ---- link
@@ -168,6 +180,10 @@ pub enum PeerMisbehaved {
     GrantByProducer { link: LinkId },
     #[error("settlement of link {link}, which was not negotiated")]
     SettlementNotNegotiated { link: LinkId },
+    #[error("settlement of link {link}, whose deliveries are not settled, or by the end that sends them")]
+    LinkNotSettled { link: LinkId },
+    #[error("settled up to {to} of lane {lane:?} of link {link}, on which {limit} were delivered")]
+    SettledUndelivered { link: LinkId, lane: Lane, to: u64, limit: u64 },
 
     // ---- credit
     #[error("frame position {position} is past the granted {limit}")]

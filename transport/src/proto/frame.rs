@@ -1,13 +1,13 @@
 //! Frames: what a wire carries in one piece.
 //!
 //! A frame is a header of 32 bytes, the records, and zeros up to a whole line. The header carries the
-//! acknowledgement of one lane and both credit limits of the connection, so that no separate frame is
+//! acknowledgement of one stream and both credit limits of the connection, so that no separate frame is
 //! needed for them while data flows.
 
 use super::bytes::{check_zero, put, u16_at, u32_at, u64_at};
 use super::record::{Record, RecordKind, RecordPeek};
 use super::{
-    FRAME_HEADER_BYTES, LINE_BYTES, Lane, Limits, PeerMisbehaved, RECORD_ALIGN_BYTES, record_aligned,
+    FRAME_HEADER_BYTES, LINE_BYTES, Limits, PeerMisbehaved, RECORD_ALIGN_BYTES, Stream, record_aligned,
 };
 
 /// What a frame may hold, and which slots it may use.
@@ -26,8 +26,8 @@ pub enum FrameKind {
 pub struct FrameHeader {
     /// Data or control.
     pub kind: FrameKind,
-    /// The lane that `ack_sequence` is about.
-    pub ack_lane: Lane,
+    /// The stream that `ack_sequence` is about.
+    pub ack_stream: Stream,
     /// Records in this frame.
     pub records: u16,
     /// The number of this frame in this direction of this connection, from zero.
@@ -38,7 +38,7 @@ pub struct FrameHeader {
     pub chunk_limit_low: u32,
     /// Bytes of records behind the header, each padded to a multiple of 8.
     pub record_bytes: u32,
-    /// Every record of `ack_lane` with a lower sequence number has been taken over by this process.
+    /// Every record of `ack_stream` with a lower sequence number has been taken over by this process.
     pub ack_sequence: u64,
 }
 
@@ -46,14 +46,14 @@ impl FrameHeader {
     /// Parses a header and checks all that it says about its frame.
     ///
     /// # Errors
-    /// A `Frame...` variant, [`PeerMisbehaved::LaneUnknown`], [`PeerMisbehaved::RecordBytesUnaligned`]
+    /// A `Frame...` variant, [`PeerMisbehaved::StreamUnknown`], [`PeerMisbehaved::RecordBytesUnaligned`]
     /// or [`PeerMisbehaved::RecordCount`].
     pub fn parse(bytes: &[u8; FRAME_HEADER_BYTES], limits: &Limits) -> Result<Self, PeerMisbehaved> {
         let frame_bytes = u32_at(bytes, 0);
         check_frame_bytes(frame_bytes, limits)?;
         let header = Self {
             kind: frame_kind(bytes[4])?,
-            ack_lane: Lane::parse(bytes[5])?,
+            ack_stream: Stream::parse(bytes[5])?,
             records: u16_at(bytes, 6),
             frame_number_low: u32_at(bytes, 8),
             frame_limit_low: u32_at(bytes, 12),
@@ -69,7 +69,7 @@ impl FrameHeader {
     pub fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
         let mut out = [0; FRAME_HEADER_BYTES];
         put(&mut out, 0, self.frame_bytes().to_le_bytes());
-        put(&mut out, 4, [self.kind as u8, self.ack_lane as u8]);
+        put(&mut out, 4, [self.kind as u8, self.ack_stream.index() as u8]);
         put(&mut out, 6, self.records.to_le_bytes());
         put(&mut out, 8, self.frame_number_low.to_le_bytes());
         put(&mut out, 12, self.frame_limit_low.to_le_bytes());

@@ -73,6 +73,39 @@ impl SessionId {
     }
 }
 
+/// By which a session is resumed: 32 bytes that its server draws, good for one use. `Debug` hides them.
+///
+/// Nobody sends it back. Each end shows that it has it by a digest of its own ([`SessionToken::client_proof`],
+/// [`SessionToken::server_proof`]), so whoever is shown a proof learns nothing by which it could resume anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionToken(pub [u8; 32]);
+
+impl SessionToken {
+    /// What a client shows: the SHA-256 digest of the token and `client`.
+    pub fn client_proof(&self) -> SessionProof {
+        self.proof(b"client")
+    }
+
+    /// What a server shows: the SHA-256 digest of the token and `server`.
+    pub fn server_proof(&self) -> SessionProof {
+        self.proof(b"server")
+    }
+
+    fn proof(&self, end: &[u8]) -> SessionProof {
+        SessionProof(Sha256::new().chain_update(self.0).chain_update(end).finalize().into())
+    }
+}
+
+impl fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionToken(hidden)")
+    }
+}
+
+/// That an end knows a session's token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionProof(pub [u8; 32]);
+
 /// Where replies go: the first 16 bytes of the SHA-256 digest of a [`ReplySecret`].
 ///
 /// It travels in every request, so anybody may know it; only who knows the secret can attach to it.
@@ -115,7 +148,7 @@ macro_rules! debug_as_hex {
     )+};
 }
 
-debug_as_hex!(ProcessId, SessionId, ReplyAddress);
+debug_as_hex!(ProcessId, SessionId, SessionProof, ReplyAddress);
 
 #[cfg(test)]
 mod tests {

@@ -61,7 +61,7 @@ pub enum Parameter {
     IdleTimeoutMs,
     LinksMax,
     HeadBytesMax,
-    ExpiryS,
+    ExpiryMs,
 }
 
 impl std::fmt::Display for Parameter {
@@ -78,7 +78,7 @@ impl std::fmt::Display for Parameter {
             Self::IdleTimeoutMs => "idle_timeout_ms",
             Self::LinksMax => "links_max",
             Self::HeadBytesMax => "head_bytes_max",
-            Self::ExpiryS => "expiry_s",
+            Self::ExpiryMs => "expiry_ms",
         })
     }
 }
@@ -186,6 +186,17 @@ impl Parameters {
             .zip(offered)
             .find(|((_, value), (_, limit))| value > limit)
             .map(|((parameter, value), (_, limit))| (parameter, value, limit))
+    }
+
+    /// What this, being what a session was begun with, has more of than `later` allows, of what cannot become less
+    /// while it lives: its name, its value in `later`, its value here. Messages that were taken in may need it.
+    pub fn outgrows(&self, later: &Self) -> Option<(Parameter, u64, u64)> {
+        let lasting = [Parameter::MessageBytesMax, Parameter::LinksMax, Parameter::HeadBytesMax];
+        self.named()
+            .into_iter()
+            .zip(later.named())
+            .find(|((parameter, value), (_, limit))| lasting.contains(parameter) && value > limit)
+            .map(|((parameter, value), (_, limit))| (parameter, limit, value))
     }
 
     fn named(&self) -> [(Parameter, u64); 11] {

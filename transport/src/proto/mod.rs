@@ -29,18 +29,20 @@ mod identity;
 mod limits;
 pub mod record;
 pub mod serial;
+mod stream;
 pub mod text;
 
 pub use error::{EncodeError, PeerMisbehaved};
 pub use identity::{
     CorrelationId, Incarnation, LinkId, MessageNumber, Origin, ProcessId, ReplyAddress, ReplySecret,
-    SessionId,
+    SessionId, SessionProof, SessionToken,
 };
 pub use limits::{
     CHUNK_HEAD_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAME_SLOTS_MAX, Limits, Parameter,
     ParameterFault, Parameters,
 };
 pub use record::Lane;
+pub use stream::{STREAMS, Stream};
 
 /// The version of the protocol that this module speaks.
 pub const VERSION: u16 = 1;

@@ -4,7 +4,7 @@
 //! header carries some of them as their low 32 bits, which [`expand`] completes, as QUIC does with its
 //! packet numbers (RFC 9000, appendix A.3).
 
-use super::{LANES, Lane, PeerMisbehaved};
+use super::{LANES, Lane, PeerMisbehaved, STREAMS, Stream};
 
 /// The position nearest to `near` whose low 32 bits are `low`.
 ///
@@ -61,84 +61,118 @@ impl FrameOrder {
     }
 }
 
-/// The message records of each lane arrive numbered without a gap, from the position at which the
-/// session was resumed.
+/// What a session has received: the position up to which it holds each stream, and what of that the peer was told.
+///
+/// It outlives connections. Where a session has just gone over to another connection, both bring records for a while,
+/// and some of them twice; the number of each says whether it is the next, or one that is held already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    next: [u64; STREAMS],
+    told: [u64; STREAMS],
+    /// The stream that was told last.
+    turn: usize,
+}
+
+/// What a record is to its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The next of its stream.
+    Next,
+    /// One that is held already.
+    Duplicate,
+}
+
+impl Received {
+    /// Holds each stream up to these positions, of which the peer was told nothing.
+    pub const fn holding(positions: [u64; STREAMS]) -> Self {
+        Self { next: positions, told: [0; STREAMS], turn: 0 }
+    }
+
+    /// By stream, the number of the next record: what this end says when it resumes.
+    pub const fn positions(&self) -> [u64; STREAMS] {
+        self.next
+    }
+
+    /// The number of the next record of a stream: all before it are held.
+    #[inline]
+    pub const fn next(&self, stream: Stream) -> u64 {
+        self.next[stream.index()]
+    }
+
+    /// What a record of a lane is. Nothing is counted yet.
+    ///
+    /// # Errors
+    /// [`PeerMisbehaved::LaneOutOfSequence`] if one before it is missing.
+    #[inline]
+    pub fn check(&self, lane: Lane, found: u64) -> Result<Arrival, PeerMisbehaved> {
+        let expected = self.next[lane.index()];
+        match found.cmp(&expected) {
+            std::cmp::Ordering::Equal => Ok(Arrival::Next),
+            std::cmp::Ordering::Less => Ok(Arrival::Duplicate),
+            std::cmp::Ordering::Greater => Err(PeerMisbehaved::LaneOutOfSequence { lane, expected, found }),
+        }
+    }
+
+    /// The next record of a stream is held.
+    #[inline]
+    pub const fn take(&mut self, stream: Stream) {
+        self.next[stream.index()] += 1;
+    }
+
+    /// Whether the peer was not told of all that is held.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.next != self.told
+    }
+
+    /// What the next frame says: a stream, and up to where it is held. One with news, in turn, if there is any.
+    #[inline]
+    pub fn tell(&mut self) -> (Stream, u64) {
+        let turns = (1..=STREAMS).map(|ahead| (self.turn + ahead) % STREAMS);
+        let with_news = turns.clone().find(|&index| self.next[index] != self.told[index]);
+        let index = with_news.unwrap_or((self.turn + 1) % STREAMS);
+        self.turn = index;
+        self.told[index] = self.next[index];
+        (Stream::ALL[index], self.next[index])
+    }
+
+    /// The peer was told these positions, in a hello.
+    pub const fn told(&mut self, positions: [u64; STREAMS]) {
+        self.told = positions;
+    }
+}
+
+/// The records of each lane arrive on one connection with ascending numbers. Between two connections of a session that
+/// is all that holds: what the peer has learnt to be held already is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneOrder {
     next: [u64; LANES],
 }
 
-impl LaneOrder {
-    /// Starts at these positions: zeros for a new session.
-    pub const fn resuming(positions: [u64; LANES]) -> Self {
-        Self { next: positions }
+impl From<[u64; LANES]> for LaneOrder {
+    /// Starts at these numbers.
+    fn from(next: [u64; LANES]) -> Self {
+        Self { next }
     }
+}
 
-    /// The next sequence number of a lane: what this end acknowledges once it holds all before it.
+impl LaneOrder {
+    /// The least number that the next record of a lane may have.
     pub const fn next(&self, lane: Lane) -> u64 {
         self.next[lane.index()]
     }
 
-    /// Takes the next record's sequence number.
+    /// Takes the next record's number.
     ///
     /// # Errors
-    /// [`PeerMisbehaved::LaneOutOfSequence`] if it is not the next one of its lane.
-    pub fn accept(&mut self, lane: Lane, found: u64) -> Result<(), PeerMisbehaved> {
-        let next = &mut self.next[lane.index()];
-        if found != *next {
-            return Err(PeerMisbehaved::LaneOutOfSequence { lane, expected: *next, found });
+    /// [`PeerMisbehaved::LaneOutOfSequence`] if one like it, or behind it, came before.
+    #[inline]
+    pub const fn accept(&mut self, lane: Lane, found: u64) -> Result<(), PeerMisbehaved> {
+        let expected = self.next[lane.index()];
+        if found < expected {
+            return Err(PeerMisbehaved::LaneOutOfSequence { lane, expected, found });
         }
-        *next = next.wrapping_add(1);
+        self.next[lane.index()] = found.wrapping_add(1);
         Ok(())
-    }
-}
-
-/// What a sender has sent on a lane, and what of it the peer has acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Acknowledged {
-    sent: u64,
-    acknowledged: u64,
-}
-
-impl Acknowledged {
-    /// Starts at the position from which a session is resumed: zero for a new one.
-    pub const fn resuming(position: u64) -> Self {
-        Self { sent: position, acknowledged: position }
-    }
-
-    /// The sequence number for the next record.
-    pub fn send(&mut self) -> u64 {
-        let sequence = self.sent;
-        self.sent = self.sent.wrapping_add(1);
-        sequence
-    }
-
-    /// The sequence number that the next record will have.
-    pub const fn sent(&self) -> u64 {
-        self.sent
-    }
-
-    /// Everything before this has been taken over by the peer process.
-    pub const fn acknowledged(&self) -> u64 {
-        self.acknowledged
-    }
-
-    /// Records that the peer has not yet acknowledged.
-    pub const fn outstanding(&self) -> u64 {
-        self.sent.wrapping_sub(self.acknowledged)
-    }
-
-    /// Takes an acknowledgement, and returns how many records it newly covers. One that is older than
-    /// what is known covers none and does no harm.
-    ///
-    /// # Errors
-    /// [`PeerMisbehaved::AcknowledgedUnsent`] if it covers a record that was never sent.
-    pub fn acknowledge(&mut self, lane: Lane, position: u64) -> Result<u64, PeerMisbehaved> {
-        if position > self.sent {
-            return Err(PeerMisbehaved::AcknowledgedUnsent { lane, found: position, limit: self.sent });
-        }
-        let newly = position.saturating_sub(self.acknowledged);
-        self.acknowledged += newly;
-        Ok(newly)
     }
 }

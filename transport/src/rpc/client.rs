@@ -1,10 +1,13 @@
 //! Clients: a driver of one's own, or one in the background.
 
-use super::calls::{Call, CallStats, Calls, Progress, Submission};
+use super::calls::{Call, CallStats, Calls, Submission};
 use super::destination::{ReplyDestination, Shard};
 use super::error::CallError;
+use super::events::EventListener;
 use super::future::{CallFuture, Reply};
+use super::options::CallOptions;
 use super::say_goodbye;
+use super::uplinks::{self, AddressCount, AddressFailure, Pace, Uplinks};
 use crate::backend::ConnectError;
 use crate::driver::{Address, Driver, DriverConfig, DriverError, DriverStats};
 use crate::pool::{Body, Pool, PoolConfig, PoolError};
@@ -28,13 +31,30 @@ pub const CALL_TIMEOUT_MAX: Duration = Duration::from_micros(u32::MAX as u64);
 pub struct ClientConfig {
     /// A name for the peer's logs, up to 64 bytes. Default "client".
     pub name: String,
-    /// The connection must be up within this time. Default 5 s.
+    /// The first session must be up within this time, however often it is tried. Default 5 s.
     pub connect_timeout: Duration,
+    /// A call that was sent on a session which is interrupted waits so long for it, if there are other brokers; then it
+    /// ends as [`CallError::OutcomeUnknown`]. Also, a broker that does not answer holds up an attempt at the next one for
+    /// so long. Default 1 s.
+    pub failover_after: Duration,
+    /// After a failed attempt the next one at the same broker comes after a delay that doubles from this, each drawn from
+    /// the upper half of its interval; at least 1 ms. Default 10 ms.
+    pub reconnect_min: Duration,
+    /// Up to this. Default 1 s.
+    pub reconnect_max: Duration,
+    /// While calls go by a broker that is not the first of the list, the better ones are tried again so often. Default
+    /// 5 s.
+    pub return_after: Duration,
+    /// Keeps a session with a second broker from the start, so that a failover does not have to connect first, and the
+    /// first gold call finds two. Without it, the first gold call opens the second session. Default false.
+    pub standby: bool,
+    /// Hears what happens to sessions and links. Default none.
+    pub events: Option<EventListener>,
     /// About the most bytes of replies that may be on their way at a time. Default 256 MiB.
     pub reply_bytes_max: u64,
     /// The most calls that wait for the driver to take them. Default 4,096.
     pub submissions_max: usize,
-    /// The driver. Its connection limits apply to the one connection that a client has.
+    /// The driver. Its connection limits apply to each of the client's connections.
     pub driver: DriverConfig,
 }
 
@@ -43,10 +63,28 @@ impl Default for ClientConfig {
         Self {
             name: "client".to_owned(),
             connect_timeout: Duration::from_secs(5),
+            failover_after: Duration::from_secs(1),
+            reconnect_min: Duration::from_millis(10),
+            reconnect_max: Duration::from_secs(1),
+            return_after: Duration::from_secs(5),
+            standby: false,
+            events: None,
             reply_bytes_max: 256 << 20,
             submissions_max: 4096,
             driver: DriverConfig::default(),
         }
+    }
+}
+
+impl ClientConfig {
+    fn uplinks(&self, addresses: &[Address]) -> Result<Uplinks, AddressCount> {
+        let pace = Pace {
+            failover_after: self.failover_after,
+            reconnect_min: self.reconnect_min,
+            reconnect_max: self.reconnect_max,
+            return_after: self.return_after,
+        };
+        Uplinks::new(addresses, if self.standby { 2 } else { 1 }, pace)
     }
 }
 
@@ -57,26 +95,19 @@ pub enum ClientError {
     /// Its driver does not start.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// Too few or too many brokers were named.
+    #[error(transparent)]
+    Addresses(#[from] AddressCount),
     /// It does not even try to connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The connection did not come up.
-    #[error("connecting to {address} failed: {reason}")]
+    /// No broker could be called in time.
+    #[error("not connected after {timeout:?} (connect_timeout): {}", uplinks::list(.failures))]
     NotConnected {
-        /// Where.
-        address: Address,
-        /// Why.
-        reason: String,
-    },
-    /// The connection did not come up in time.
-    #[error("connecting to {address} was not done after {timeout:?} (connect_timeout): {missing}")]
-    ConnectTimeout {
-        /// Where.
-        address: Address,
         /// The limit.
         timeout: Duration,
-        /// What had not happened.
-        missing: &'static str,
+        /// Each address, with the reason.
+        failures: Vec<AddressFailure>,
     },
     /// As many clients use the process's reply destination as it can have.
     #[error("256 clients use this reply destination already; share one by its handles")]
@@ -96,12 +127,27 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a broker, or to a service that listens itself. Blocks until the connection is up.
+    /// Connects to a broker, or to a service that listens itself. Blocks until calls can be sent.
+    ///
+    /// The session outlives its connection. When it ends, another one is begun, as often as that takes; calls that are
+    /// started meanwhile wait for it, up to their own timeouts.
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn connect(address: &Address, config: ClientConfig) -> Result<Self, ClientError> {
-        Self::connect_as(&ReplyDestination::of_process(), address, config)
+        Self::connect_any(std::slice::from_ref(address), config)
+    }
+
+    /// As [`Client::connect`], by whichever of several brokers works. They are in order of preference; at most
+    /// [`super::ADDRESSES_MAX`].
+    ///
+    /// Calls go by the first broker that works. When it does not any more they go by the next one; when a better one
+    /// works again they return to it. The process's reply destination keeps its address by all of them.
+    ///
+    /// # Errors
+    /// [`ClientError`]; if none works, [`ClientError::NotConnected`] with the reason of each.
+    pub fn connect_any(addresses: &[Address], config: ClientConfig) -> Result<Self, ClientError> {
+        Self::connect_any_as(&ReplyDestination::of_process(), addresses, config)
     }
 
     /// As [`Client::connect`], with another reply destination than the process's.
@@ -113,46 +159,67 @@ impl Client {
         address: &Address,
         config: ClientConfig,
     ) -> Result<Self, ClientError> {
-        let timeout = config.connect_timeout;
-        let mut client = Self::start_connecting(destination, address, config)?;
-        let is_known = |calls: &Calls| matches!(calls.progress(), Progress::Connected | Progress::Closed(_));
-        client.driver.run_until(Some(timeout), |_, calls| is_known(calls))?;
-        let address = address.clone();
-        let missing = match client.driver.parts().1.progress() {
-            Progress::Connected => return Ok(client),
-            Progress::Closed(reason) => {
-                return Err(ClientError::NotConnected { address, reason: reason.to_owned() });
-            }
-            Progress::Handshake => "the peer has not answered",
-            Progress::ReplyDestination => "the peer has not agreed to deliver replies",
-        };
-        Err(ClientError::ConnectTimeout { address, timeout, missing })
+        Self::connect_any_as(destination, std::slice::from_ref(address), config)
     }
 
-    /// As [`Client::connect`], but does not wait: the connection comes up in the client's turns. For a thread that
-    /// turns other drivers as well, perhaps the other end's. Calls that are started meanwhile wait for it, and end as
-    /// [`CallError::NotConnected`] if it does not come up; how long that may take is the connection's
-    /// `handshake_timeout`, not `connect_timeout`.
+    /// As [`Client::connect_any`], with another reply destination than the process's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn connect_any_as(
+        destination: &ReplyDestination,
+        addresses: &[Address],
+        config: ClientConfig,
+    ) -> Result<Self, ClientError> {
+        let timeout = config.connect_timeout;
+        let mut client = Self::start_connecting(destination, addresses, config)?;
+        if client.driver.run_until(Some(timeout), |_, calls| calls.is_connected())? {
+            return Ok(client);
+        }
+        let failures = client.driver.parts().1.failures();
+        Err(ClientError::NotConnected { timeout, failures })
+    }
+
+    /// As [`Client::connect`], but does not wait: the session comes up in the client's turns. For a thread that turns
+    /// other drivers as well, perhaps the other end's. Calls that are started meanwhile wait for it, up to their own
+    /// timeouts.
     ///
     /// # Errors
     /// [`ClientError`] for what is known at once.
     pub fn begin_connect(address: &Address, config: ClientConfig) -> Result<Self, ClientError> {
-        Self::start_connecting(&ReplyDestination::of_process(), address, config)
+        Self::begin_connect_any(std::slice::from_ref(address), config)
     }
 
-    /// A client whose connection is coming up.
+    /// As [`Client::begin_connect`], with several brokers; see [`Client::connect_any`].
+    ///
+    /// # Errors
+    /// [`ClientError`] for what is known at once.
+    pub fn begin_connect_any(addresses: &[Address], config: ClientConfig) -> Result<Self, ClientError> {
+        Self::start_connecting(&ReplyDestination::of_process(), addresses, config)
+    }
+
+    /// A client whose sessions are coming up.
     pub(super) fn start_connecting(
         destination: &ReplyDestination,
-        address: &Address,
+        addresses: &[Address],
         config: ClientConfig,
     ) -> Result<Self, ClientError> {
+        let uplinks = config.uplinks(addresses)?;
         let shard = destination.shard().ok_or(ClientError::TooManyClients)?;
         let wakeup = Arc::new(Wakeup::new().map_err(DriverError::Wakeup)?);
         let (submissions, submitter) = Submissions::new(config.submissions_max, wakeup.clone());
-        let calls = Calls::new(destination.clone(), shard.clone(), submissions, config.reply_bytes_max);
         let identity = destination.identity(&config.name);
+        let calls = Calls::new(
+            destination.clone(),
+            shard.clone(),
+            submissions,
+            config.reply_bytes_max,
+            uplinks,
+            config.events,
+        );
         let mut driver = Driver::with_wakeup(config.driver, identity, wakeup.clone(), calls)?;
-        driver.parts().0.connect(address)?;
+        let (core, calls) = driver.parts();
+        calls.start(core)?;
         let pool = Pool::new(PoolConfig::edge()).map_err(DriverError::Pool)?;
         let handle = CallHandle { shard, submitter, pool: Arc::new(Mutex::new(pool)) };
         let signal = Arc::new(DriverSignal(Signal::new(wakeup)));
@@ -173,6 +240,11 @@ impl Client {
     #[cfg(test)]
     pub(super) fn calls(&mut self) -> &mut Calls {
         self.driver.parts().1
+    }
+
+    #[cfg(test)]
+    pub(super) fn parts(&mut self) -> (&mut crate::driver::Core, &mut Calls) {
+        self.driver.parts()
     }
 
     /// A handle that starts calls from any thread, also from futures inside [`Client::block_on`].
@@ -206,16 +278,21 @@ impl Client {
         self.wait(call)
     }
 
-    /// Starts a call. It leaves with the next turn of the driver: [`Client::wait`], [`Client::turn`] or any other
-    /// blocking method.
+    /// Starts a call that is sent once, in this lane. It leaves with the next turn of the driver: [`Client::wait`],
+    /// [`Client::turn`] or any other blocking method.
     pub fn start(&mut self, destination: &str, body: Body, lane: Lane, timeout: Duration) -> CallFuture {
-        let ticket = match self.handle.reserve(timeout) {
+        self.start_with_options(destination, body, CallOptions::new(timeout).class(lane.into()))
+    }
+
+    /// As [`Client::start`], with a class, and perhaps to be sent again when a session is lost.
+    pub fn start_with_options(&mut self, destination: &str, body: Body, options: CallOptions) -> CallFuture {
+        let ticket = match self.handle.reserve(options.timeout) {
             Ok(ticket) => ticket,
             Err(error) => return CallFuture::failed(error),
         };
         let correlation = ticket.correlation();
         let (core, calls) = self.driver.parts();
-        calls.begin(core, correlation, destination, (body, lane), timeout);
+        calls.begin(core, correlation, destination, body, options);
         CallFuture::waiting(ticket, self.handle.submitter.clone())
     }
 
@@ -283,6 +360,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        self.driver.parts().1.stop();
         say_goodbye(&mut self.driver, CloseCode::Normal, "the client was dropped");
     }
 }
@@ -307,12 +385,20 @@ pub struct BackgroundClient {
 }
 
 impl BackgroundClient {
-    /// Starts the thread and connects. Blocks until the connection is up.
+    /// Starts the thread and connects. Blocks until calls can be sent. See [`Client::connect`].
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn connect(address: &Address, config: ClientConfig) -> Result<Self, ClientError> {
-        Self::connect_as(&ReplyDestination::of_process(), address, config)
+        Self::connect_any(std::slice::from_ref(address), config)
+    }
+
+    /// As [`BackgroundClient::connect`], by whichever of several brokers works. See [`Client::connect_any`].
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn connect_any(addresses: &[Address], config: ClientConfig) -> Result<Self, ClientError> {
+        Self::connect_any_as(&ReplyDestination::of_process(), addresses, config)
     }
 
     /// As [`BackgroundClient::connect`], with another reply destination than the process's.
@@ -324,9 +410,21 @@ impl BackgroundClient {
         address: &Address,
         config: ClientConfig,
     ) -> Result<Self, ClientError> {
+        Self::connect_any_as(destination, std::slice::from_ref(address), config)
+    }
+
+    /// As [`BackgroundClient::connect_any`], with another reply destination than the process's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn connect_any_as(
+        destination: &ReplyDestination,
+        addresses: &[Address],
+        config: ClientConfig,
+    ) -> Result<Self, ClientError> {
         let (sender, receiver) = mpsc::channel();
-        let (destination, address) = (destination.clone(), address.clone());
-        let body = move || match Client::connect_as(&destination, &address, config) {
+        let (destination, addresses) = (destination.clone(), addresses.to_vec());
+        let body = move || match Client::connect_any_as(&destination, &addresses, config) {
             Ok(mut client) => {
                 // Whoever asked may have given up; then the handle is gone with the message.
                 let _ = sender.send(Ok(client.handle()));
@@ -374,21 +472,31 @@ pub struct CallHandle {
 impl CallHandle {
     /// Sends a request with a copy of `bytes`; resolves to the reply. Does not block.
     pub fn call(&self, destination: &str, bytes: &[u8], timeout: Duration) -> CallFuture {
+        self.call_with_options(destination, bytes, CallOptions::new(timeout))
+    }
+
+    /// As [`CallHandle::call`], with a class, and perhaps to be sent again when a session is lost.
+    pub fn call_with_options(&self, destination: &str, bytes: &[u8], options: CallOptions) -> CallFuture {
         let body = self.pool.lock().unwrap_or_else(PoisonError::into_inner).copy_body(bytes);
         match body {
-            Ok(body) => self.call_with(destination, body, Lane::Normal, timeout),
+            Ok(body) => self.call_body(destination, body, options),
             Err(error) => CallFuture::failed(error.into()),
         }
     }
 
     /// Sends a request with this body in this lane; resolves to the reply. Does not block.
     pub fn call_with(&self, destination: &str, body: Body, lane: Lane, timeout: Duration) -> CallFuture {
-        let ticket = match self.reserve(timeout) {
+        self.call_body(destination, body, CallOptions::new(timeout).class(lane.into()))
+    }
+
+    /// Sends a request with this body, with a class, and perhaps to be sent again when a session is lost.
+    pub fn call_body(&self, destination: &str, body: Body, options: CallOptions) -> CallFuture {
+        let ticket = match self.reserve(options.timeout) {
             Ok(ticket) => ticket,
             Err(error) => return CallFuture::failed(error),
         };
         let correlation = ticket.correlation();
-        let call = Call { correlation, destination: destination.into(), body, lane, timeout };
+        let call = Call { correlation, destination: destination.into(), body, options };
         match self.submitter.push(Submission::Call(call)) {
             Ok(()) => CallFuture::waiting(ticket, self.submitter.clone()),
             Err(SubmitRefused::Full { limit, .. }) => {

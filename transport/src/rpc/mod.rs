@@ -16,15 +16,21 @@ mod calls;
 mod client;
 mod destination;
 mod error;
+mod events;
 mod future;
+mod options;
 mod service;
+mod uplinks;
 
 pub use calls::{CallStats, Lane};
 pub use client::{BackgroundClient, CALL_TIMEOUT_MAX, CallHandle, Client, ClientConfig, ClientError};
 pub use destination::ReplyDestination;
 pub use error::{CallError, ServiceError};
+pub use events::{Event, EventListener};
 pub use future::{CallFuture, Reply};
+pub use options::{CallOptions, Class};
 pub use service::{BackgroundService, Request, Service, ServiceConfig, ServiceFailure, ServiceStats};
+pub use uplinks::{ADDRESSES_MAX, AddressCount, AddressFailure};
 
 use crate::driver::{Driver, Handler};
 use crate::proto::control::CloseCode;

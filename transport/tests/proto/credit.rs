@@ -1,8 +1,9 @@
 //! Credit and order, against plain arithmetic.
 
 use proptest::prelude::*;
+use underlay::proto::Stream;
 use underlay::proto::credit::{CreditLimit, CreditOverrun, ReceiveWindow, SendWindow};
-use underlay::proto::serial::{Acknowledged, FrameOrder, LaneOrder, expand, shorten};
+use underlay::proto::serial::{Arrival, FrameOrder, LaneOrder, Received, expand, shorten};
 use underlay::proto::{Lane, PeerMisbehaved};
 
 #[test]
@@ -141,19 +142,38 @@ fn frames_and_lanes_arrive_in_order() {
     let mut frames = FrameOrder::default();
     assert_eq!((frames.accept(0), frames.accept(1)), (Ok(0), Ok(1)));
     assert_eq!(frames.accept(1), Err(PeerMisbehaved::FrameOutOfSequence { expected: 2, found: 1 }));
-    let mut lanes = LaneOrder::resuming([5, 0, 0]);
+    let mut lanes = LaneOrder::from([5, 0, 0]);
     assert_eq!(lanes.accept(Lane::Urgent, 5), Ok(()));
     assert_eq!(lanes.accept(Lane::Bulk, 0), Ok(()));
     assert_eq!(lanes.next(Lane::Urgent), 6);
-    assert!(lanes.accept(Lane::Normal, 1).is_err());
+    let again = PeerMisbehaved::LaneOutOfSequence { lane: Lane::Urgent, expected: 6, found: 5 };
+    assert_eq!(lanes.accept(Lane::Urgent, 5), Err(again));
+    assert_eq!(lanes.accept(Lane::Urgent, 9), Ok(()), "what the session holds may be left out");
 }
 
 #[test]
-fn an_older_acknowledgement_does_no_harm() {
-    let mut lane = Acknowledged::resuming(10);
-    assert_eq!((lane.send(), lane.send()), (10, 11));
-    assert_eq!(lane.acknowledge(Lane::Bulk, 11), Ok(1));
-    assert_eq!(lane.acknowledge(Lane::Bulk, 10), Ok(0));
-    assert_eq!((lane.outstanding(), lane.acknowledged(), lane.sent()), (1, 11, 12));
-    assert!(lane.acknowledge(Lane::Bulk, 13).is_err());
+fn a_session_takes_each_record_once_and_none_before_its_turn() {
+    let mut received = Received::holding([5, 0, 0, 2]);
+    assert_eq!(received.check(Lane::Urgent, 4), Ok(Arrival::Duplicate));
+    assert_eq!(received.check(Lane::Urgent, 5), Ok(Arrival::Next));
+    assert_eq!(received.check(Lane::Urgent, 5), Ok(Arrival::Next), "looking takes nothing");
+    received.take(Stream::Lane(Lane::Urgent));
+    assert_eq!(received.check(Lane::Urgent, 5), Ok(Arrival::Duplicate));
+    let gap = PeerMisbehaved::LaneOutOfSequence { lane: Lane::Urgent, expected: 6, found: 7 };
+    assert_eq!(received.check(Lane::Urgent, 7), Err(gap));
+    assert_eq!(received.positions(), [6, 0, 0, 2]);
+}
+
+#[test]
+fn streams_with_news_are_told_first_and_each_in_turn() {
+    let mut received = Received::default();
+    assert!(!received.has_news());
+    for stream in [Stream::Lane(Lane::Normal), Stream::Control, Stream::Lane(Lane::Normal)] {
+        received.take(stream);
+    }
+    let told = [received.tell(), received.tell()];
+    assert_eq!(told, [(Stream::Lane(Lane::Normal), 2), (Stream::Control, 1)]);
+    assert!(!received.has_news());
+    received.told([0; 4]);
+    assert!(received.has_news(), "another connection was told nothing");
 }

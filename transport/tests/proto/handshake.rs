@@ -1,5 +1,6 @@
 //! Two ends shake hands, and every way in which they do not.
 
+use underlay::proto::SessionToken;
 use underlay::proto::control::RefusalCode;
 use underlay::proto::extension::wire_kind;
 use underlay::proto::handshake::{
@@ -40,7 +41,15 @@ fn server() -> LocalEnd {
 }
 
 fn asking(number: u8) -> SessionTerms {
-    SessionTerms { session: SessionId::new([number; 16]), epoch: 1, expiry_s: 60, resume: [1, 2, 3] }
+    let proof = Some(SessionToken([number; 32]).client_proof());
+    let session = SessionId::new([number; 16]);
+    SessionTerms { session, epoch: 1, expiry_ms: 60, resume: [1, 2, 3, 4], proof, token: None }
+}
+
+/// A server that has the session and shows that it knows the token.
+fn answering(number: u8) -> SessionTerms {
+    let proof = Some(SessionToken([number; 32]).server_proof());
+    SessionTerms { expiry_ms: 90, resume: [7, 8, 9, 10], proof, token: Some(SessionToken([99; 32])), ..asking(number) }
 }
 
 /// Both ends' results for these proposals, the server answering with `session`.
@@ -88,21 +97,22 @@ fn both_ends_settle_the_smaller_of_each() {
 
 #[test]
 fn a_session_is_resumed_where_both_name_it() {
-    let answer = SessionTerms { epoch: 2, expiry_s: 90, resume: [7, 8, 9], ..asking(5) };
+    let answer = answering(5);
     let (client, server) = shake(client(), server(), asking(5), answer);
-    assert_eq!((client.send_from, client.receive_from), ([7, 8, 9], [1, 2, 3]));
-    assert_eq!((server.send_from, server.receive_from), ([1, 2, 3], [7, 8, 9]));
+    assert_eq!((client.send_from, client.receive_from), ([7, 8, 9, 10], [1, 2, 3, 4]));
+    assert_eq!((server.send_from, server.receive_from), ([1, 2, 3, 4], [7, 8, 9, 10]));
     assert_eq!(client.session, server.session);
-    assert_eq!(client.session.expiry_s, 60, "not longer than the client wants");
+    assert_eq!((client.session.proof, client.session.token), (answer.proof, answer.token));
+    assert_eq!(client.session.expiry_ms, 60, "not longer than the client wants");
 }
 
 #[test]
 fn another_session_begins_at_zero() {
-    for (asked, answered) in [(asking(5), asking(6)), (SessionTerms::default(), asking(6))] {
+    for (asked, answered) in [(asking(5), answering(6)), (SessionTerms::default(), answering(6))] {
         let (client, server) = shake(client(), server(), asked, answered);
-        assert_eq!((client.send_from, client.receive_from), ([0; 3], [0; 3]));
-        assert_eq!((server.send_from, server.receive_from), ([0; 3], [0; 3]));
-        assert_eq!(server.session.resume, [0; 3]);
+        assert_eq!((client.send_from, client.receive_from), ([0; 4], [0; 4]));
+        assert_eq!((server.send_from, server.receive_from), ([0; 4], [0; 4]));
+        assert_eq!(server.session.resume, [0; 4]);
     }
 }
 
@@ -232,8 +242,8 @@ fn a_server_must_keep_to_the_proposal() {
             |answer| answer.body.parameters.links_max = 4097,
         ),
         (
-            PeerMisbehaved::ParameterExceedsProposal { parameter: Parameter::ExpiryS, value: 1, limit: 0 },
-            |answer| answer.body.session.expiry_s = 1,
+            PeerMisbehaved::ParameterExceedsProposal { parameter: Parameter::ExpiryMs, value: 1, limit: 0 },
+            |answer| answer.body.session.expiry_ms = 1,
         ),
         (PeerMisbehaved::SecurityNotChosen { count: 2 }, |answer| {
             answer.body.extensions = securities(&[0, 1])
@@ -243,6 +253,31 @@ fn a_server_must_keep_to_the_proposal() {
     for (expected, change) in cases {
         assert_eq!(client_takes(change), Err(ConnectFailed::Misbehaved(expected)));
     }
+}
+
+#[test]
+fn a_resumed_session_keeps_its_epoch_and_gets_a_token() {
+    let missing = SessionTerms { token: None, ..answering(5) };
+    let late = SessionTerms { epoch: 2, ..answering(5) };
+    for (answer, expected) in [
+        (missing, PeerMisbehaved::SessionTokenMissing),
+        (late, PeerMisbehaved::SessionEpoch { found: 2, expected: 1 }),
+    ] {
+        let (awaiting, hello) = AwaitServerHello::start(client(), asking(5)).expect("possible");
+        let proposal = AwaitClientHello::new(server()).expect("possible").handle(&hello).expect("right");
+        let (_, answer) = proposal.accept(answer);
+        assert_eq!(awaiting.handle(&answer), Err(ConnectFailed::Misbehaved(expected)));
+    }
+}
+
+#[test]
+fn proofs_tell_the_ends_apart_and_the_token_is_not_shown() {
+    let token = SessionToken([7; 32]);
+    assert_ne!(token.client_proof(), token.server_proof());
+    assert_ne!(token.client_proof(), SessionToken([8; 32]).client_proof());
+    let (_, hello) = AwaitServerHello::start(client(), asking(7)).expect("possible");
+    assert!(!hello.windows(32).any(|window| window == token.0), "the token itself travels once, to the client");
+    assert_eq!(format!("{token:?}"), "SessionToken(hidden)");
 }
 
 fn securities(kinds: &[u16]) -> underlay::proto::hello::HelloExtensions {

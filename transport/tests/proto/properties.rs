@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use underlay::proto::{SessionProof, SessionToken, Stream};
 use underlay::proto::control::{
-    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, LinkCredit, LinkRole,
-    Outcome, RefusalCode, Settle,
+    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, Leave, LinkCredit,
+    LinkRole, Outcome, RefusalCode, Settle,
 };
 use underlay::proto::extension::{Extension, ExtensionScope, Extensions, TraceContext, WireOffer};
 use underlay::proto::frame::{FrameHeader, FrameKind};
@@ -51,17 +52,18 @@ fn messages() -> impl Strategy<Value = MessageHead> {
         (0..=32_768u32, 1..=(64u64 << 20) - 32_768)
             .prop_map(|(bytes, more)| (bytes, u64::from(bytes) + more)),
     ];
-    let options = (any::<Option<[u8; 16]>>(), any::<Option<u32>>(), any::<(bool, bool, bool)>());
+    let options = (any::<Option<[u8; 16]>>(), any::<Option<u32>>(), any::<(bool, bool, bool, bool)>());
     (kinds(), lanes(), links(), body, numbers(), options).prop_map(
         |(kind, lane, link, (body_bytes, total_body_bytes), numbers, options)| {
             let (lane_sequence, origin, message_number, correlation_id, incarnation, hop_count, attempt) =
                 numbers;
-            let (address, deadline_us, (redelivered, failure, linked)) = options;
+            let (address, deadline_us, (redelivered, copies, failure, linked)) = options;
             let is_reply = kind == MessageKind::Reply;
             MessageHead {
                 kind,
                 lane,
                 redelivered,
+                copies,
                 failure: failure && is_reply,
                 reply_address: address.map(ReplyAddress),
                 hop_count,
@@ -195,7 +197,7 @@ fn with_control<T>(
         }),
         1 => Control::Attach(Attach {
             link,
-            role: LinkRole::Consumer,
+            role: if code % 2 == 0 { LinkRole::Consumer } else { LinkRole::SettlingConsumer },
             address: secret.map_or(named, |secret| Address::Reply(ReplySecret(secret))),
             credit,
         }),
@@ -203,11 +205,13 @@ fn with_control<T>(
         3 => Control::Detach(Detach { link, code: DetachCode::of(code), text: reason }),
         4 => Control::Flow(Flow { link, credit }),
         5 => Control::Close(Close { code: CloseCode::of(code), text: reason }),
+        6 => Control::Leave(Leave { within_ms: message_limit as u32, text: reason }),
         _ => Control::Settle(Settle {
             link,
+            lane: Lane::ALL[usize::from(code % 5 % 3)],
             outcome: [Outcome::Accepted, Outcome::Rejected, Outcome::Released][usize::from(code % 3)],
-            from: message_limit.min(byte_limit),
-            to: message_limit.max(byte_limit),
+            from: message_limit.min(byte_limit).min(u64::MAX - 1),
+            to: message_limit.max(byte_limit).max(message_limit.min(byte_limit).saturating_add(1)),
         }),
     })
 }
@@ -238,13 +242,22 @@ fn parameters() -> impl Strategy<Value = Parameters> {
 
 fn hello_bodies() -> impl Strategy<Value = HelloBody> {
     let process = any::<([u8; 16], u32, u64)>();
-    let session = any::<([u8; 16], u32, u32, [u64; 3])>();
+    let session = any::<([u8; 16], u32, u32, [u64; 4], Option<[u8; 32]>, Option<[u8; 32]>)>();
     let securities = prop::collection::vec(any::<u16>(), 0..5);
     let wires = prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..50)), 0..5);
     (any::<u64>(), process, session, parameters(), securities, wires, prop::option::of("\\PC{1,16}"))
         .prop_map(|(capabilities, process, session, parameters, securities, wires, name)| {
             let securities: Vec<_> = securities.into_iter().map(SecurityKind).collect();
             let wires: Vec<_> = wires.iter().map(|(wire, data)| WireOffer { wire: *wire, data }).collect();
+            let session = SessionTerms {
+                session: SessionId::new(session.0),
+                epoch: session.1,
+                expiry_ms: session.2,
+                resume: session.3,
+                proof: session.4.map(SessionProof),
+                token: session.5.map(SessionToken),
+            };
+            let extensions = HelloExtensions::new(&securities, &wires, name.as_deref()).expect("they fit");
             HelloBody {
                 capabilities: Capabilities(capabilities),
                 process: ProcessIdentity {
@@ -252,14 +265,9 @@ fn hello_bodies() -> impl Strategy<Value = HelloBody> {
                     incarnation: Incarnation(process.1),
                     origin: Origin(process.2),
                 },
-                session: SessionTerms {
-                    session: SessionId::new(session.0),
-                    epoch: session.1,
-                    expiry_s: session.2,
-                    resume: session.3,
-                },
+                extensions: extensions.with_session(&session).expect("it fits"),
+                session,
                 parameters,
-                extensions: HelloExtensions::new(&securities, &wires, name.as_deref()).expect("they fit"),
             }
         })
 }
@@ -297,7 +305,7 @@ proptest! {
 
     #[test]
     fn control_records_survive(
-        which in 0..7u8,
+        which in 0..8u8,
         values in (links(), credits(), any::<u16>(), texts()),
         secret: Option<[u8; 32]>,
     ) {
@@ -314,7 +322,7 @@ proptest! {
     #[test]
     fn headers_survive(
         control: bool,
-        lane in lanes(),
+        stream in prop::sample::select(&Stream::ALL[..]),
         records in 0..2000u16,
         extra in 0..6000u32,
         numbers: (u32, u32, u32, u64),
@@ -323,7 +331,7 @@ proptest! {
         let records = if control { records } else { records.max(1) };
         let header = FrameHeader {
             kind,
-            ack_lane: lane,
+            ack_stream: stream,
             records,
             frame_number_low: numbers.0,
             frame_limit_low: numbers.1,
@@ -357,7 +365,8 @@ proptest! {
         prop_assert_eq!(client.parameters.check(), Ok(()));
         let (awaiting, hello) = AwaitServerHello::start(local(&client), client.session).expect("possible");
         let proposal = AwaitClientHello::new(local(&server)).expect("possible").handle(&hello).expect("right");
-        let (server, answer) = proposal.accept(server.session);
+        let token = Some(SessionToken([5; 32]));
+        let (server, answer) = proposal.accept(SessionTerms { token, epoch: client.session.epoch, ..server.session });
         let client = awaiting.handle(&answer).expect("the answer keeps to the proposal");
         prop_assert_eq!(client.parameters, server.parameters);
         prop_assert_eq!(client.capabilities, server.capabilities);

@@ -1,5 +1,6 @@
 //! Owned records and whole frames, for tests that build and compare them.
 
+use underlay::proto::Stream;
 use underlay::proto::control::Control;
 use underlay::proto::extension::ExtensionWriter;
 use underlay::proto::frame::{FrameHeader, FrameKind, Records};
@@ -67,14 +68,14 @@ pub(crate) fn link(number: u32) -> LinkId {
 /// A header whose records are not counted yet.
 pub(crate) fn header(
     kind: FrameKind,
-    ack_lane: Lane,
+    ack_stream: impl Into<Stream>,
     number: u32,
     limit: u32,
     ack_sequence: u64,
 ) -> FrameHeader {
     FrameHeader {
         kind,
-        ack_lane,
+        ack_stream: ack_stream.into(),
         records: 0,
         frame_number_low: number,
         frame_limit_low: limit,
@@ -106,6 +107,7 @@ pub(crate) fn message() -> MessageHead {
         kind: MessageKind::Message,
         lane: Lane::Normal,
         redelivered: false,
+        copies: false,
         failure: false,
         reply_address: None,
         hop_count: 0,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use underlay::proto::SessionToken;
 use underlay::proto::control::{
-    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, LinkCredit, LinkRole,
-    Outcome, RefusalCode, Settle,
+    Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, Leave, LinkCredit,
+    LinkRole, Outcome, RefusalCode, Settle,
 };
 use underlay::proto::extension::{Extension, ServiceError, TraceContext, WireOffer, wire_kind};
 use underlay::proto::frame::{FrameHeader, FrameKind, Records};
@@ -104,6 +105,7 @@ fn trace() -> TraceContext {
 fn request_frame() {
     let head = MessageHead {
         kind: MessageKind::Request,
+        copies: true,
         reply_address: Some(ReplyAddress::of(&ReplySecret(counting(0x60)))),
         hop_count: 1,
         body_bytes: 5,
@@ -234,6 +236,12 @@ fn control_frame() {
             address: Address::Reply(ReplySecret(counting(0x60))),
             credit: credit(256, 1 << 20),
         })),
+        Written::Control(Control::Attach(Attach {
+            link: link(3),
+            role: LinkRole::SettlingConsumer,
+            address: Address::Named(name("orders")),
+            credit: credit(64, 256 << 10),
+        })),
         Written::Control(Control::Attached(Attached { link: link(1), credit: credit(128, 512 << 10) })),
         Written::Control(Control::Detach(Detach {
             link: link(9),
@@ -242,11 +250,13 @@ fn control_frame() {
         })),
         Written::Control(Control::Flow(Flow { link: link(1), credit: credit(192, 768 << 10) })),
         Written::Control(Control::Settle(Settle {
-            link: link(2),
+            link: link(3),
+            lane: Lane::Normal,
             outcome: Outcome::Released,
             from: 100,
             to: 164,
         })),
+        Written::Control(Control::Leave(Leave { within_ms: 5000, text: ReasonText::of("update") })),
         Written::Raw(unknown),
         Written::Control(Control::Close(Close {
             code: CloseCode::ShuttingDown,
@@ -254,6 +264,15 @@ fn control_frame() {
         })),
     ];
     check_frame("control-frame", header(FrameKind::Control, Lane::Urgent, 19, 66, 3), &records);
+}
+
+#[test]
+fn a_settlement_has_one_record() {
+    let settle =
+        Settle { link: link(3), lane: Lane::Bulk, outcome: Outcome::Rejected, from: 1 << 40, to: 1 << 41 };
+    let mut record = [0xff; Settle::BYTES];
+    assert_eq!(Control::Settle(settle).encode_into(&mut record), Ok(Settle::BYTES));
+    assert_eq!(settle.record(), record);
 }
 
 #[test]
@@ -310,6 +329,12 @@ fn client_hello() {
     let later = Extension { kind: 0x900, must_understand: false, value: b"later" };
     let securities = [SecurityKind::NONE, SecurityKind::SEALED_FRAMES];
     let extensions = HelloExtensions::new(&securities, &wires, Some("orders-client"))
+        .and_then(|extensions| {
+            extensions.with_session(&SessionTerms {
+                proof: Some(token().client_proof()),
+                ..SessionTerms::default()
+            })
+        })
         .and_then(|extensions| extensions.with(&later))
         .expect("right extensions");
     let hello = ClientHello {
@@ -324,8 +349,10 @@ fn client_hello() {
             session: SessionTerms {
                 session: SessionId::new(counting(0xa0)),
                 epoch: 3,
-                expiry_s: 30,
-                resume: [5, 600, 70],
+                expiry_ms: 30_000,
+                resume: [5, 600, 70, 8],
+                proof: Some(token().client_proof()),
+                token: None,
             },
             parameters: vector_parameters(),
             extensions,
@@ -341,10 +368,15 @@ fn client_hello() {
     assert_eq!(found.all().value(0x900), Some(b"later".as_slice()));
 }
 
+/// The token that the handshake before has given.
+fn token() -> SessionToken {
+    SessionToken(std::array::from_fn(|at| 0xb0 + at as u8))
+}
+
 #[test]
 fn server_hello() {
     let bytes = vector_file::bytes("server-hello");
-    let hello = ServerHello {
+    let mut hello = ServerHello {
         version: 1,
         body: HelloBody {
             capabilities: Capabilities(0),
@@ -355,9 +387,11 @@ fn server_hello() {
             },
             session: SessionTerms {
                 session: SessionId::new(counting(0xa0)),
-                epoch: 4,
-                expiry_s: 20,
-                resume: [6, 601, 71],
+                epoch: 3,
+                expiry_ms: 20_000,
+                resume: [6, 601, 71, 9],
+                proof: Some(token().server_proof()),
+                token: Some(SessionToken(std::array::from_fn(|at| 0xd0 + at as u8))),
             },
             parameters: Parameters {
                 packet_bytes: 1448,
@@ -375,6 +409,7 @@ fn server_hello() {
             extensions: HelloExtensions::new(&[SecurityKind::NONE], &[], Some("broker")).expect("right"),
         },
     };
+    hello.body.extensions = hello.body.extensions.with_session(&hello.body.session).expect("right");
     assert_eq!(hello.encode(), bytes);
     assert_eq!(ServerHello::parse(&bytes), Ok(hello));
 }

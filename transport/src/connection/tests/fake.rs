@@ -1,7 +1,8 @@
 //! A peer that shakes hands as it should and then sends whatever a test makes up.
 
+use super::single::Single;
 use super::pair::*;
-use crate::connection::{CloseReason, Connection, ConnectionConfig, ConnectionEvent};
+use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent};
 use crate::message::Message;
 use crate::pool::{GatherList, Pool};
 use crate::proto::control::{Address, Attach, Attached, CloseCode, Control, LinkCredit, LinkRole};
@@ -11,7 +12,7 @@ use crate::proto::handshake::LocalEnd;
 use crate::proto::hello::{Capabilities, SessionTerms};
 use crate::proto::record::{ChunkHead, MessageHead, MessageKind, Record};
 use crate::proto::text::Name;
-use crate::proto::{Lane, Limits, LinkId, PeerMisbehaved, record_aligned};
+use crate::proto::{Lane, Limits, LinkId, PeerMisbehaved, Stream, record_aligned};
 use crate::time::Timestamp;
 
 /// Of the fake peer's links, those that it sends on and receives on.
@@ -23,7 +24,7 @@ pub(super) const GIVES: u32 = 4;
 
 /// A connection under test, of the accepting end, and what its peer keeps.
 pub(super) struct Fake {
-    pub(super) connection: Connection,
+    pub(super) connection: Single,
     pub(super) pool: Pool,
     pub(super) now: Timestamp,
     pub(super) limits: Limits,
@@ -40,9 +41,13 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn new(config: ConnectionConfig) -> Self {
+        Self::with_capabilities(config, Capabilities::default())
+    }
+
+    pub(super) fn with_capabilities(config: ConnectionConfig, capabilities: Capabilities) -> Self {
         let now = Timestamp::from_nanoseconds(1_000_000);
         let local = LocalEnd {
-            capabilities: Capabilities::default(),
+            capabilities,
             process: identity(9).process,
             parameters: config.parameters,
             securities: Vec::new(),
@@ -51,7 +56,7 @@ impl Fake {
         };
         let frame_limit = config.parameters.frame_slots;
         let (state, hello) = AwaitServerHello::start(local, SessionTerms::default()).unwrap();
-        let connection = Connection::server(config, &identity(2), 4096, now).unwrap();
+        let connection = Single::server(config, &identity(2), 4096, now).unwrap();
         let mut fake = Self {
             connection,
             pool: pool(),
@@ -131,7 +136,7 @@ impl Fake {
         self.frame += 1;
         FrameHeader {
             kind,
-            ack_lane: Lane::Urgent,
+            ack_stream: Stream::Lane(Lane::Urgent),
             records: records.len() as u16,
             frame_number_low: self.frame - 1,
             frame_limit_low: self.frame_limit,
@@ -212,7 +217,7 @@ pub(super) fn id(link: u32) -> LinkId {
 pub(super) fn attach(link: u32, role: LinkRole) -> Control<'static> {
     let credit = match role {
         LinkRole::Producer => LinkCredit::default(),
-        LinkRole::Consumer => LinkCredit { message_limit: 2, byte_limit: 100 },
+        LinkRole::Consumer | LinkRole::SettlingConsumer => LinkCredit { message_limit: 2, byte_limit: 100 },
     };
     Control::Attach(Attach {
         link: id(link),

@@ -1,7 +1,8 @@
 //! From the first byte to what was settled.
 
+use super::single::Single;
 use super::pair::*;
-use crate::connection::{CloseReason, Connection, LinkRoom};
+use crate::connection::{CloseReason, LinkRoom};
 use crate::pool::GatherList;
 use crate::proto::control::{LinkRole, RefusalCode};
 use crate::proto::handshake::RefusalReason;
@@ -65,7 +66,7 @@ fn a_frame_may_come_right_behind_the_hello() {
 fn greeted(bytes: &[u8]) -> (Vec<CloseReason>, Vec<u8>) {
     let mut pool = pool();
     let now = Timestamp::ZERO;
-    let mut server = Connection::server(with(usual()), &identity(2), 4096, now).unwrap();
+    let mut server = Single::server(with(usual()), &identity(2), 4096, now).unwrap();
     let mut buffer = pool.buffer(bytes.len()).unwrap();
     buffer.put_slice(bytes);
     server.handle_segment(buffer.split(), now);
@@ -83,7 +84,7 @@ fn greeted(bytes: &[u8]) -> (Vec<CloseReason>, Vec<u8>) {
 
 fn client_hello() -> Vec<u8> {
     let mut pool = pool();
-    let mut client = Connection::client(with(usual()), &identity(1), 4096, Timestamp::ZERO).unwrap();
+    let mut client = Single::client(with(usual()), &identity(1), 4096, Timestamp::ZERO).unwrap();
     let mut gather = GatherList::new();
     client.poll_transmit(Timestamp::ZERO, &mut pool, &mut gather).unwrap();
     gather.segments().iter().flat_map(|part| part.iter().copied()).collect()

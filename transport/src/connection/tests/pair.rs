@@ -1,11 +1,12 @@
 //! Two connections, and the stream between them, in virtual time.
 
+use super::single::Single;
 use crate::connection::{
-    AttachRequest, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Identity, LinkRoom,
+    AttachRequest, CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity, LinkRoom,
 };
 use crate::message::Message;
 use crate::pool::{GatherList, Pool, PoolConfig};
-use crate::proto::control::{Address, DetachCode, LinkRole};
+use crate::proto::control::{Address, DetachCode, LinkRole, Outcome};
 use crate::proto::handshake::Negotiated;
 use crate::proto::hello::ProcessIdentity;
 use crate::proto::record::MessageKind;
@@ -53,7 +54,7 @@ impl Default for Knobs {
 
 /// One end, what it said and got, and the stream towards the other.
 pub(super) struct End {
-    pub(super) connection: Connection,
+    pub(super) connection: Single,
     pub(super) pool: Pool,
     pub(super) knobs: Knobs,
     pub(super) opened: Option<Box<Negotiated>>,
@@ -62,6 +63,8 @@ pub(super) struct End {
     pub(super) detached: Vec<(LinkId, DetachCode, String)>,
     pub(super) writable: Vec<LinkId>,
     pub(super) messages: VecDeque<Message>,
+    pub(super) settled: Vec<(Deliveries, Outcome)>,
+    pub(super) leaving: Vec<(Duration, String)>,
     pub(super) closed: Vec<CloseReason>,
     /// Links that the peer asks for are granted with this, and given as much again with each message.
     pub(super) grants: Option<LinkRoom>,
@@ -176,7 +179,7 @@ pub(super) fn message(
 }
 
 impl End {
-    fn new(connection: Connection) -> Self {
+    fn new(connection: Single) -> Self {
         Self {
             connection,
             pool: pool(),
@@ -187,6 +190,8 @@ impl End {
             detached: Vec::new(),
             writable: Vec::new(),
             messages: VecDeque::new(),
+            settled: Vec::new(),
+            leaving: Vec::new(),
             closed: Vec::new(),
             grants: Some(AMPLE),
             drops_messages: false,
@@ -218,7 +223,10 @@ impl End {
                 ConnectionEvent::Detached { link, code, text, .. } => self.detached.push((link, code, text)),
                 ConnectionEvent::Writable { link } => self.writable.push(link),
                 ConnectionEvent::Message(message) => self.take(message),
+                ConnectionEvent::Settled { deliveries, outcome } => self.settled.push((deliveries, outcome)),
+                ConnectionEvent::Leaving { within, text } => self.leaving.push((within, text)),
                 ConnectionEvent::Closed(reason) => self.closed.push(reason),
+                other => panic!("{other:?} without a session"),
             }
         }
     }
@@ -288,8 +296,8 @@ impl Pair {
 
     pub(super) fn seeded(client: ConnectionConfig, server: ConnectionConfig, seed: u64) -> Self {
         let now = Timestamp::from_nanoseconds(1_000_000);
-        let client = Connection::client(client, &identity(1), 1 << 20, now).unwrap();
-        let server = Connection::server(server, &identity(2), 1 << 20, now).unwrap();
+        let client = Single::client(client, &identity(1), 1 << 20, now).unwrap();
+        let server = Single::server(server, &identity(2), 1 << 20, now).unwrap();
         Self { now, ends: [End::new(client), End::new(server)], random: Random::new(seed) }
     }
 

@@ -1,8 +1,9 @@
 //! Keep-alives, and peers that are silent, slow, or do not read.
 
+use super::single::Single;
 use super::fake::*;
 use super::pair::*;
-use crate::connection::{CloseReason, Connection, ConnectionEvent};
+use crate::connection::{CloseReason, ConnectionEvent};
 use crate::pool::GatherList;
 use crate::proto::control::CloseCode;
 use crate::proto::frame::FrameKind;
@@ -77,7 +78,7 @@ fn a_peer_that_says_nothing_or_dawdles_over_its_hello_is_not_waited_for() {
     for bytes_a_second in [0, 1] {
         let mut pool = pool();
         let mut now = Timestamp::ZERO;
-        let mut server = Connection::server(with(usual()), &identity(2), 4096, now).unwrap();
+        let mut server = Single::server(with(usual()), &identity(2), 4096, now).unwrap();
         let mut closed = None;
         for byte in b"underlay".iter().cycle().take(8) {
             if bytes_a_second == 1 {
@@ -242,7 +243,7 @@ fn a_saturated_connection_makes_progress_and_is_not_given_up() {
 fn nothing_is_owed_at_the_start() {
     let now = Timestamp::ZERO;
     let mut pool = pool();
-    let mut client = Connection::client(with(usual()), &identity(1), 4096, now).unwrap();
+    let mut client = Single::client(with(usual()), &identity(1), 4096, now).unwrap();
     assert_eq!(client.next_timeout(), now + 5 * SECOND);
     let mut gather = GatherList::new();
     assert!(client.poll_transmit(now, &mut pool, &mut gather).unwrap());

@@ -110,7 +110,7 @@ impl Oracle {
             for request in end.requested.drain(..) {
                 match request.role {
                     LinkRole::Producer => self.takes[index].push(request.link),
-                    LinkRole::Consumer => self.sends[index].push(request.link),
+                    LinkRole::Consumer | LinkRole::SettlingConsumer => self.sends[index].push(request.link),
                 }
             }
             for link in end.attached.drain(..) {

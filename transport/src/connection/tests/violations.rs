@@ -6,7 +6,7 @@ use crate::connection::CloseReason;
 use crate::proto::control::{Control, Detach, DetachCode, Flow, LinkCredit, LinkRole, Outcome, Settle};
 use crate::proto::frame::FrameKind;
 use crate::proto::text::ReasonText;
-use crate::proto::{Lane, Parameters, PeerMisbehaved};
+use crate::proto::{Lane, Parameters, PeerMisbehaved, Stream};
 
 fn linked() -> Fake {
     Fake::linked(with(usual()))
@@ -127,7 +127,7 @@ fn an_acknowledgement_of_what_was_never_sent() {
     let mut header = fake.header(FrameKind::Control, &[]);
     header.ack_sequence = 1;
     fake.feed(&framed(&header, &[]));
-    fake.assert_misbehaved(PeerMisbehaved::AcknowledgedUnsent { lane: Lane::Urgent, found: 1, limit: 0 });
+    fake.assert_misbehaved(PeerMisbehaved::AcknowledgedUnsent { stream: Stream::Lane(Lane::Urgent), found: 1, limit: 0 });
 }
 
 #[test]
@@ -155,7 +155,13 @@ fn control_of_links_that_do_not_have_it() {
         Control::Attached(crate::proto::control::Attached { link: id(link), credit: LinkCredit::default() })
     };
     let unknown = |link| PeerMisbehaved::LinkUnknown { link: id(link) };
-    let settle = Control::Settle(Settle { link: id(PRODUCES), outcome: Outcome::Accepted, from: 0, to: 0 });
+    let settle = Control::Settle(Settle {
+        link: id(PRODUCES),
+        lane: Lane::Normal,
+        outcome: Outcome::Accepted,
+        from: 0,
+        to: 1,
+    });
     let cases = [
         (flow(5), unknown(5)),
         (flow(6), unknown(6)),
@@ -169,6 +175,7 @@ fn control_of_links_that_do_not_have_it() {
         (attach(TAKES, LinkRole::Producer), unknown(TAKES)),
         (attach(6, LinkRole::Producer), unknown(6)),
         (settle, PeerMisbehaved::SettlementNotNegotiated { link: id(PRODUCES) }),
+        (attach(7, LinkRole::SettlingConsumer), PeerMisbehaved::SettlementNotNegotiated { link: id(7) }),
     ];
     for (control, expected) in cases {
         let mut fake = linked();

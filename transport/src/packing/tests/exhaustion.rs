@@ -1,9 +1,9 @@
 //! A pool that has nothing to give delays; it loses and changes nothing.
 
-use super::model::Sender;
+use super::model::{Says, Sender};
 use super::pieces::{Arrived, BodySize, Cutter, Spec, pool, settled};
 use crate::message::Message;
-use crate::packing::{Announcement, Inbox, InboxError, Outbox, PackingRules, Windows};
+use crate::packing::{Inbox, InboxError, Outbox, PackingRules, Windows};
 use crate::pool::{BUFFER_BYTES_MAX, BUFFER_CLASSES, BufferMut, GatherList, Pool, PoolConfig};
 use crate::proto::Lane;
 use crate::proto::credit::SendWindow;
@@ -62,8 +62,8 @@ fn an_outbox_goes_on_where_the_pool_left_it() {
     let mut bodies = pool(64 << 20);
     let (mut outbox, mut windows) = loaded(&mut bodies);
     let (mut expected, mut gather) = (Vec::new(), GatherList::new());
-    let announcement = Announcement::default();
-    while outbox.fill(&mut windows, &announcement, &mut bodies, &mut gather).unwrap() > 0 {
+    let mut says = Says::default();
+    while outbox.fill(&mut windows, &mut says.announcement(), &mut bodies, &mut gather).unwrap() > 0 {
         send(&mut gather, &mut expected);
     }
     let stats = outbox.stats();
@@ -74,7 +74,7 @@ fn an_outbox_goes_on_where_the_pool_left_it() {
     let mut held = exhaust(&mut pool);
     loop {
         let before = (windows.frames.used(), gather.len());
-        match outbox.fill(&mut windows, &announcement, &mut pool, &mut gather) {
+        match outbox.fill(&mut windows, &mut says.announcement(), &mut pool, &mut gather) {
             Ok(0) if outbox.waiting_messages() == 0 => break,
             // The longest buffers come back first, one at a time.
             Err(_) => {
@@ -92,7 +92,7 @@ fn an_outbox_goes_on_where_the_pool_left_it() {
         }
         assert!(
             outbox
-                .fill_keep_alive(&mut no_windows(), &announcement, &mut pool, &mut gather)
+                .fill_keep_alive(&mut no_windows(), &mut says.announcement(), &mut pool, &mut gather)
                 .is_ok_and(|sent| !sent)
         );
     }

@@ -9,7 +9,8 @@ use crate::proto::credit::SendWindow;
 use crate::proto::extension::Extensions;
 use crate::proto::frame::{FrameHeader, FrameKind, Records};
 use crate::proto::record::{ChunkHead, MessageHead, Record};
-use crate::proto::serial::shorten;
+use crate::proto::serial::{Received, shorten};
+use crate::proto::{PeerMisbehaved, Stream};
 use crate::proto::{
     FRAME_HEADER_BYTES, LANES, LINE_BYTES, Lane, Limits, Parameters, record_aligned, whole_lines,
 };
@@ -54,13 +55,30 @@ impl Expected {
     }
 }
 
+/// What every frame says of the receiving side.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Says {
+    pub(super) frame_limit: u64,
+    pub(super) chunk_limit: u64,
+    pub(super) received: Received,
+}
+
+impl Says {
+    pub(super) fn announcement(&mut self) -> Announcement<'_> {
+        let Self { frame_limit, chunk_limit, received } = self;
+        Announcement { frame_limit: *frame_limit, chunk_limit: *chunk_limit, received }
+    }
+}
+
 pub(super) struct Sender {
     parameters: Parameters,
     limits: Limits,
     pub(super) rules: PackingRules,
     pub(super) outbox: Outbox,
     pub(super) windows: Windows,
-    pub(super) announcement: Announcement,
+    pub(super) says: Says,
+    /// What the frames that are looked at shall say, one after the other.
+    expected: Says,
     gather: GatherList,
     /// What waits, by lane.
     queues: [VecDeque<Expected>; LANES],
@@ -80,6 +98,10 @@ pub(super) struct Sender {
 }
 
 impl Sender {
+    pub(super) fn announce(&mut self, says: Says) {
+        (self.says, self.expected) = (says.clone(), says);
+    }
+
     pub(super) fn new(parameters: Parameters, frame_limit: u64) -> Self {
         let rules = PackingRules::new(&parameters);
         assert!(rules.packet_bytes <= parameters.packet_bytes as usize);
@@ -90,7 +112,8 @@ impl Sender {
             rules,
             outbox: Outbox::new(rules, 10_000, u64::MAX),
             windows: Windows { frames, chunks: SendWindow::new(2, 0) },
-            announcement: Announcement::default(),
+            says: Says::default(),
+            expected: Says::default(),
             gather: GatherList::new(),
             queues: Default::default(),
             controls: VecDeque::new(),
@@ -136,8 +159,8 @@ impl Sender {
 
     pub(super) fn keep_alive(&mut self, pool: &mut Pool) {
         let due = self.windows.frames.available_with_reserve() > 0;
-        let (windows, announcement) = (&mut self.windows, &self.announcement);
-        let sent = self.outbox.fill_keep_alive(windows, announcement, pool, &mut self.gather).unwrap();
+        let (windows, mut says) = (&mut self.windows, self.says.announcement());
+        let sent = self.outbox.fill_keep_alive(windows, &mut says, pool, &mut self.gather).unwrap();
         assert_eq!(sent, due);
         self.take_batch();
     }
@@ -153,8 +176,8 @@ impl Sender {
     }
 
     pub(super) fn fill_once(&mut self, pool: &mut Pool) -> usize {
-        let (windows, announcement) = (&mut self.windows, &self.announcement);
-        let frames = self.outbox.fill(windows, announcement, pool, &mut self.gather).unwrap();
+        let (windows, mut says) = (&mut self.windows, self.says.announcement());
+        let frames = self.outbox.fill(windows, &mut says, pool, &mut self.gather).unwrap();
         let before = self.frames;
         self.take_batch();
         assert_eq!(self.frames, before + frames as u64);
@@ -195,7 +218,9 @@ impl Sender {
         assert_eq!(self.outbox.waiting_messages(), self.queues.iter().map(VecDeque::len).sum::<usize>());
         assert_eq!(self.outbox.waiting_control(), self.controls.len());
         for lane in Lane::ALL {
-            assert_eq!(self.outbox.next_sequence(lane), self.sequences[lane.index()]);
+            let (sent, stream) = (self.sequences[lane.index()], Stream::Lane(lane));
+            let unsent = PeerMisbehaved::AcknowledgedUnsent { stream, found: sent + 1, limit: sent };
+            assert_eq!(self.outbox.acknowledge(stream, sent + 1), Err(unsent));
         }
     }
 
@@ -246,10 +271,10 @@ impl Sender {
         assert!(
             frame_bytes.is_multiple_of(LINE_BYTES) && frame_bytes <= self.limits.frame_bytes_max as usize
         );
-        assert_eq!(header.frame_limit_low, shorten(self.announcement.frame_limit));
-        assert_eq!(header.chunk_limit_low, shorten(self.announcement.chunk_limit));
-        assert_eq!(header.ack_lane, Lane::ALL[self.frames as usize % LANES], "each in turn");
-        assert_eq!(header.ack_sequence, self.announcement.acknowledged[header.ack_lane.index()]);
+        assert_eq!(header.frame_limit_low, shorten(self.expected.frame_limit));
+        assert_eq!(header.chunk_limit_low, shorten(self.expected.chunk_limit));
+        let told = self.expected.received.tell();
+        assert_eq!((header.ack_stream, header.ack_sequence), told, "each in turn, those with news first");
         self.frames += 1;
         self.stats.frames += 1;
         self.stats.frame_bytes += frame_bytes as u64;

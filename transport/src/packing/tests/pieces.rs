@@ -122,6 +122,7 @@ impl Spec {
         message.head = MessageHead {
             lane: self.lane,
             redelivered: number.is_multiple_of(3),
+            copies: number.is_multiple_of(5),
             failure: self.kind == MessageKind::Reply && number.is_multiple_of(2),
             reply_address: self.reply_address.then_some(ReplyAddress([number as u8; 16])),
             hop_count: number as u8,

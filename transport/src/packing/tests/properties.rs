@@ -1,9 +1,10 @@
 //! Whatever is pushed and granted in whatever order, and however the stream is cut: the same messages come out.
 
-use super::model::Sender;
+use super::model::{Says, Sender};
 use super::pieces::{Arrived, Spec, parameters, pool, receive, spec};
-use crate::packing::{Announcement, Inbox};
-use crate::proto::{LANES, Lane};
+use crate::packing::Inbox;
+use crate::proto::serial::Received;
+use crate::proto::{Lane, STREAMS};
 use proptest::prelude::*;
 
 /// What happens to a sender.
@@ -15,11 +16,11 @@ enum Step {
     GrantFrames(u64),
     GrantChunks(u64),
     KeepAlive,
-    Announce(Announcement),
+    Announce(Says),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let announcement = (any::<u64>(), any::<u64>(), any::<[u64; LANES]>());
+    let announcement = (any::<u64>(), any::<u64>(), any::<[u64; STREAMS]>());
     prop_oneof![
         12 => spec().prop_map(Step::Push),
         2 => (1usize..=40).prop_map(|words| Step::Control(8 * words)),
@@ -27,8 +28,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u64..6).prop_map(Step::GrantFrames),
         3 => (0u64..=2).prop_map(Step::GrantChunks),
         1 => Just(Step::KeepAlive),
-        1 => announcement.prop_map(|(frame_limit, chunk_limit, acknowledged)| {
-            Step::Announce(Announcement { frame_limit, chunk_limit, acknowledged })
+        1 => announcement.prop_map(|(frame_limit, chunk_limit, held)| {
+            Step::Announce(Says { frame_limit, chunk_limit, received: Received::holding(held) })
         }),
     ]
 }
@@ -60,7 +61,7 @@ proptest! {
                 Step::GrantFrames(more) => sender.grant_frames(more),
                 Step::GrantChunks(free) => sender.grant_chunks(free),
                 Step::KeepAlive => sender.keep_alive(&mut pool),
-                Step::Announce(announcement) => sender.announcement = announcement,
+                Step::Announce(says) => sender.announce(says),
             }
         }
         sender.grant_frames(100_000);

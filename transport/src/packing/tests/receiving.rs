@@ -6,7 +6,7 @@ use crate::packing::{Inbox, Parsed};
 use crate::pool::{BUFFER_BYTES_MAX, Pool, SEGMENTS_MAX, Segment};
 use crate::proto::frame::{FrameHeader, FrameKind};
 use crate::proto::record::{ChunkHead, MessageHead, MessageKind};
-use crate::proto::{Lane, LinkId, Parameters, whole_lines};
+use crate::proto::{Lane, LinkId, Parameters, Stream, whole_lines};
 
 fn inbox(parameters: &Parameters) -> Inbox {
     Inbox::new(crate::packing::PackingRules::new(parameters), parameters.limits())
@@ -23,7 +23,7 @@ fn frame(head: &[u8], body: &[u8]) -> Vec<u8> {
     let record_bytes = (head.len() + body.len()).next_multiple_of(8) as u32;
     let header = FrameHeader {
         kind: FrameKind::Data,
-        ack_lane: Lane::Urgent,
+        ack_stream: Stream::Lane(Lane::Urgent),
         records: 1,
         frame_number_low: 0,
         frame_limit_low: 0,

@@ -1,9 +1,9 @@
 //! Single rules of sending, each shown by the shortest case that breaks when the rule does.
 
-use super::model::Sender;
+use super::model::{Says, Sender};
 use super::pieces::{BodySize, Spec, body_in_pieces, numbered, parameters, pool, settled};
 use crate::message::Message;
-use crate::packing::{Announcement, Outbox, PackingRules, PackingStats, Windows};
+use crate::packing::{Outbox, PackingRules, PackingStats, Windows};
 use crate::pool::GatherList;
 use crate::proto::credit::SendWindow;
 use crate::proto::frame::{FrameHeader, Records};
@@ -195,7 +195,7 @@ fn a_body_in_many_pieces_leaves_whether_or_not_it_was_joined() {
         outbox.push(Message::new(MessageKind::Reply, body)).unwrap();
         let mut windows = Windows { frames: SendWindow::new(100, 4), chunks: SendWindow::new(100, 0) };
         let (mut stream, mut gather) = (Vec::new(), GatherList::new());
-        while outbox.fill(&mut windows, &Announcement::default(), &mut pool, &mut gather).unwrap() > 0 {
+        while outbox.fill(&mut windows, &mut Says::default().announcement(), &mut pool, &mut gather).unwrap() > 0 {
             gather.segments().iter().for_each(|segment| stream.extend_from_slice(segment));
             gather.clear();
         }

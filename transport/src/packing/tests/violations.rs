@@ -5,7 +5,7 @@ use crate::packing::{Inbox, InboxError, PackingRules};
 use crate::pool::Pool;
 use crate::proto::frame::{FrameHeader, FrameKind};
 use crate::proto::record::{ChunkHead, MessageHead, MessageKind};
-use crate::proto::{Lane, LinkId, Parameters, PeerMisbehaved, record_aligned};
+use crate::proto::{Lane, LinkId, Parameters, PeerMisbehaved, Stream, record_aligned};
 
 fn parameters() -> Parameters {
     Parameters {
@@ -23,7 +23,7 @@ fn parameters() -> Parameters {
 fn frame(kind: FrameKind, records: &[&[u8]], bend: impl FnOnce(&mut FrameHeader)) -> Vec<u8> {
     let mut header = FrameHeader {
         kind,
-        ack_lane: Lane::Urgent,
+        ack_stream: Stream::Lane(Lane::Urgent),
         records: records.len() as u16,
         frame_number_low: 0,
         frame_limit_low: 0,

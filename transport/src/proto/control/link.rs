@@ -14,6 +14,16 @@ pub enum LinkRole {
     Producer = 0,
     /// The end that attaches receives.
     Consumer = 1,
+    /// The end that attaches receives, and settles what it was given ([`Settle`]). Only where
+    /// [`crate::proto::hello::Capabilities::SETTLEMENT`] was negotiated.
+    SettlingConsumer = 2,
+}
+
+impl LinkRole {
+    /// Whether the end that attaches receives.
+    pub const fn consumes(self) -> bool {
+        !matches!(self, Self::Producer)
+    }
 }
 
 /// How far the sender of a link may go: absolute positions, which count from its attaching.
@@ -74,7 +84,7 @@ impl<'a> Attach<'a> {
     }
 
     fn check(&self) -> Result<(), PeerMisbehaved> {
-        if self.role == LinkRole::Consumer {
+        if self.role.consumes() {
             return Ok(());
         }
         if matches!(self.address, Address::Reply(_)) {
@@ -193,52 +203,7 @@ impl<'a> Detach<'a> {
     }
 }
 
-/// What became of deliveries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
-pub enum Outcome {
-    /// The application took them.
-    Accepted = 0,
-    /// The application will never take them.
-    Rejected = 1,
-    /// The application gives them back, for anybody.
-    Released = 2,
-}
-
-/// Settles deliveries of a link. Reserved in version 1, so that settlement needs no second version:
-/// a connection takes it only where [`crate::proto::hello::Capabilities::SETTLEMENT`] was negotiated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settle {
-    /// Which link.
-    pub link: LinkId,
-    /// What became of them.
-    pub outcome: Outcome,
-    /// The first delivery's position on the link.
-    pub from: u64,
-    /// The position behind the last.
-    pub to: u64,
-}
-
-impl Settle {
-    pub(super) fn parse(record: &[u8]) -> Result<Self, PeerMisbehaved> {
-        expect_exactly(record, 32)?;
-        check_reserved(record, 14, 2)?;
-        let (from, to) = (u64_at(record, 16), u64_at(record, 24));
-        if from > to {
-            return Err(PeerMisbehaved::SettleRange { from, to });
-        }
-        Ok(Self { link: link_at_8(record)?, outcome: outcome(u16_at(record, 12))?, from, to })
-    }
-
-    pub(super) fn write(&self, out: &mut [u8]) {
-        put(out, 8, self.link.value().to_le_bytes());
-        put(out, 12, (self.outcome as u16).to_le_bytes());
-        put(out, 16, self.from.to_le_bytes());
-        put(out, 24, self.to.to_le_bytes());
-    }
-}
-
-fn link_at_8(record: &[u8]) -> Result<LinkId, PeerMisbehaved> {
+pub(super) fn link_at_8(record: &[u8]) -> Result<LinkId, PeerMisbehaved> {
     LinkId::new(u32_at(record, 8)).ok_or(PeerMisbehaved::LinkMissing { kind: record[0] })
 }
 
@@ -246,6 +211,7 @@ fn role(role: u8) -> Result<LinkRole, PeerMisbehaved> {
     match role {
         0 => Ok(LinkRole::Producer),
         1 => Ok(LinkRole::Consumer),
+        2 => Ok(LinkRole::SettlingConsumer),
         _ => Err(PeerMisbehaved::RoleUnknown { role }),
     }
 }
@@ -258,14 +224,5 @@ fn address(kind: u8, bytes: &[u8]) -> Result<Address<'_>, PeerMisbehaved> {
             Err(_) => Err(PeerMisbehaved::SecretBytes { bytes: bytes.len() as u16 }),
         },
         _ => Err(PeerMisbehaved::AddressKindUnknown { kind }),
-    }
-}
-
-fn outcome(outcome: u16) -> Result<Outcome, PeerMisbehaved> {
-    match outcome {
-        0 => Ok(Outcome::Accepted),
-        1 => Ok(Outcome::Rejected),
-        2 => Ok(Outcome::Released),
-        _ => Err(PeerMisbehaved::OutcomeUnknown { outcome }),
     }
 }

@@ -1,14 +1,18 @@
-//! Control records: links, their credit, and the end of a connection.
+//! Control records: links, their credit, what became of deliveries, and the end of a connection.
 //!
 //! They have no number in a lane and no body: what they say is either absolute, so that saying it
 //! twice does no harm, or answered. Kinds that version 1 defines carry no flags, since every end knows
 //! them; a later kind may be marked as one that must be understood.
 
 mod codes;
+mod leave;
 mod link;
+mod settle;
 
 pub use codes::{CloseCode, DetachCode, RefusalCode};
-pub use link::{Address, Attach, Attached, Detach, Flow, LinkCredit, LinkRole, Outcome, Settle};
+pub use leave::Leave;
+pub use link::{Address, Attach, Attached, Detach, Flow, LinkCredit, LinkRole};
+pub use settle::{Outcome, Settle};
 
 use super::bytes::{check_reserved, check_zero, put, u16_at};
 use super::record::RecordPeek;
@@ -27,6 +31,7 @@ const DETACH: u8 = 0x42;
 const FLOW: u8 = 0x43;
 const CLOSE: u8 = 0x44;
 const SETTLE: u8 = 0x45;
+const LEAVE: u8 = 0x46;
 
 const MUST_UNDERSTAND: u16 = 1 << 0;
 
@@ -45,6 +50,8 @@ pub enum Control<'a> {
     Close(Close<'a>),
     /// Settles deliveries; only where that capability was negotiated.
     Settle(Settle),
+    /// Asks the peer to go elsewhere.
+    Leave(Leave<'a>),
 }
 
 /// The end of a connection, with its reason.
@@ -70,7 +77,7 @@ impl<'a> Control<'a> {
         check_reserved(record, 1, 1)?;
         check_reserved(record, 6, 2)?;
         let flags = u16_at(record, 2);
-        if !(ATTACH..=SETTLE).contains(&kind) {
+        if !(ATTACH..=LEAVE).contains(&kind) {
             return skip_unknown(kind, flags);
         }
         if flags != 0 {
@@ -82,7 +89,8 @@ impl<'a> Control<'a> {
             DETACH => Self::Detach(Detach::parse(record)?),
             FLOW => Self::Flow(Flow::parse(record)?),
             CLOSE => Self::Close(Close::parse(record)?),
-            _ => Self::Settle(Settle::parse(record)?),
+            SETTLE => Self::Settle(Settle::parse(record)?),
+            _ => Self::Leave(Leave::parse(record)?),
         }))
     }
 
@@ -95,6 +103,7 @@ impl<'a> Control<'a> {
             Self::Flow(_) => FLOW,
             Self::Close(_) => CLOSE,
             Self::Settle(_) => SETTLE,
+            Self::Leave(_) => LEAVE,
         }
     }
 
@@ -105,6 +114,7 @@ impl<'a> Control<'a> {
             Self::Attached(_) | Self::Flow(_) | Self::Settle(_) => 32,
             Self::Detach(detach) => 16 + detach.text.as_str().len(),
             Self::Close(close) => 12 + close.text.as_str().len(),
+            Self::Leave(leave) => Leave::TEXT_AT + leave.text.as_str().len(),
         })
     }
 
@@ -125,11 +135,12 @@ impl<'a> Control<'a> {
             Self::Flow(flow) => flow.write(out),
             Self::Close(close) => close.write(out),
             Self::Settle(settle) => settle.write(out),
+            Self::Leave(leave) => leave.write(out),
         }
         Ok(needed)
     }
 
-    /// The link that it is about; a close is about none.
+    /// The link that it is about; a close and a leave are about none.
     pub const fn link(&self) -> Option<LinkId> {
         match self {
             Self::Attach(attach) => Some(attach.link),
@@ -137,7 +148,7 @@ impl<'a> Control<'a> {
             Self::Detach(detach) => Some(detach.link),
             Self::Flow(flow) => Some(flow.link),
             Self::Settle(settle) => Some(settle.link),
-            Self::Close(_) => None,
+            Self::Close(_) | Self::Leave(_) => None,
         }
     }
 }

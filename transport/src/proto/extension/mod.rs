@@ -38,6 +38,10 @@ pub mod hello_kind {
     pub const WIRES: u16 = 2;
     /// The name of the process, for people.
     pub const PROCESS_NAME: u16 = 3;
+    /// That the sender knows the token of the session that is resumed: 32 bytes.
+    pub const SESSION_PROOF: u16 = 4;
+    /// From a server: the token by which the session is resumed next time, 32 bytes.
+    pub const SESSION_TOKEN: u16 = 5;
 }
 
 /// The kinds of wires, as offers name them.

@@ -18,6 +18,9 @@ pub(super) fn check(scope: ExtensionScope, extension: &Extension<'_>) -> Result<
         (ExtensionScope::Hello, hello_kind::SECURITY) => check_securities(value),
         (ExtensionScope::Hello, hello_kind::WIRES) => WireOffers::check(value),
         (ExtensionScope::Hello, hello_kind::PROCESS_NAME) => process_name(value).map(drop),
+        (ExtensionScope::Hello, hello_kind::SESSION_PROOF | hello_kind::SESSION_TOKEN) => {
+            if value.len() == 32 { Ok(()) } else { Err(wrong_length(kind, value)) }
+        }
         _ if must_understand => Err(PeerMisbehaved::ExtensionNotUnderstood { kind }),
         _ => Ok(()),
     }

@@ -4,7 +4,7 @@ use super::{CheckedEnd, LocalEnd, LocalFault, Negotiated, is_resumed};
 use crate::proto::hello::{
     ClientHello, HelloBody, HelloRole, Prefix, Refusal, SecurityKind, ServerHello, SessionTerms, VersionRange,
 };
-use crate::proto::{LANES, Parameter, PeerMisbehaved};
+use crate::proto::{Parameter, PeerMisbehaved, STREAMS};
 
 /// A client that has proposed and waits for the answer.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl AwaitServerHello {
     /// [`LocalFault`] if `local` cannot be said in a hello.
     pub fn start(local: LocalEnd, session: SessionTerms) -> Result<(Self, Vec<u8>), LocalFault> {
         let local = CheckedEnd::new(local)?;
-        let extensions = local.extensions(&local.end.securities)?;
+        let extensions = local.extensions(&local.end.securities)?.with_session(&session)?;
         let end = local.end;
         let body = HelloBody {
             capabilities: end.capabilities,
@@ -67,8 +67,9 @@ impl AwaitServerHello {
         }
         let server = ServerHello::parse(answer)?;
         let security = self.check(&server)?;
+        self.check_session(&server.body.session)?;
         let resumed = is_resumed(&self.hello.body.session, &server.body.session);
-        let position = |resume| if resumed { resume } else { [0; LANES] };
+        let position = |resume| if resumed { resume } else { [0; STREAMS] };
         Ok(Negotiated {
             version: server.version,
             capabilities: server.body.capabilities,
@@ -99,15 +100,28 @@ impl AwaitServerHello {
         if let Some((parameter, value, limit)) = answer.parameters.exceeds(&offer.parameters) {
             return Err(PeerMisbehaved::ParameterExceedsProposal { parameter, value, limit });
         }
-        let (value, limit) = (answer.session.expiry_s.into(), offer.session.expiry_s.into());
+        let (value, limit) = (answer.session.expiry_ms.into(), offer.session.expiry_ms.into());
         if value > limit {
             return Err(PeerMisbehaved::ParameterExceedsProposal {
-                parameter: Parameter::ExpiryS,
+                parameter: Parameter::ExpiryMs,
                 value,
                 limit,
             });
         }
         self.check_security(answer)
+    }
+
+    /// A session that is resumed keeps its epoch; one that outlives the connection has a token for the next time.
+    /// Whether the server's proof is right, only the session can tell.
+    fn check_session(&self, answer: &SessionTerms) -> Result<(), PeerMisbehaved> {
+        let asked = &self.hello.body.session;
+        if is_resumed(asked, answer) && answer.epoch != asked.epoch {
+            return Err(PeerMisbehaved::SessionEpoch { found: answer.epoch, expected: asked.epoch });
+        }
+        if answer.session.is_some() && answer.expiry_ms > 0 && answer.token.is_none() {
+            return Err(PeerMisbehaved::SessionTokenMissing);
+        }
+        Ok(())
     }
 
     fn check_security(&self, answer: &HelloBody) -> Result<SecurityKind, PeerMisbehaved> {

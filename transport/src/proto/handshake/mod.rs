@@ -14,7 +14,7 @@ pub use server::{AwaitClientHello, Proposal, RefusalReason, Refused};
 
 use super::extension::WireOffer;
 use super::hello::{Capabilities, HelloExtensions, ProcessIdentity, SecurityKind, SessionTerms};
-use super::{EncodeError, LANES, Limits, ParameterFault, Parameters};
+use super::{EncodeError, Limits, ParameterFault, Parameters, STREAMS, SessionProof, SessionToken};
 
 /// What this end brings to a handshake.
 #[derive(Clone, Debug)]
@@ -59,10 +59,10 @@ pub struct Negotiated {
     pub security: SecurityKind,
     /// The session that holds, as the server said; its positions are the server's.
     pub session: SessionTerms,
-    /// By lane, where this end goes on sending: zeros unless the session was resumed.
-    pub send_from: [u64; LANES],
-    /// By lane, where this end goes on receiving: zeros unless the session was resumed.
-    pub receive_from: [u64; LANES],
+    /// By stream, where this end goes on sending: zeros unless the session was resumed.
+    pub send_from: [u64; STREAMS],
+    /// By stream, where this end goes on receiving: zeros unless the session was resumed.
+    pub receive_from: [u64; STREAMS],
     /// The peer's process.
     pub peer: ProcessIdentity,
     /// The peer's name and the wires it offered.
@@ -90,7 +90,12 @@ impl CheckedEnd {
         }
         let checked = Self { end };
         // A server says one security instead of the list: what fits with the list fits without.
-        checked.extensions(&checked.end.securities)?;
+        let longest = SessionTerms {
+            proof: Some(SessionProof([0; 32])),
+            token: Some(SessionToken([0; 32])),
+            ..SessionTerms::default()
+        };
+        checked.extensions(&checked.end.securities)?.with_session(&longest)?;
         Ok(checked)
     }
 

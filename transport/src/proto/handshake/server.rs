@@ -6,7 +6,7 @@ use crate::proto::hello::{
     Capabilities, ClientHello, HelloBody, HelloExtensions, HelloRole, Prefix, Refusal, SecurityKind,
     ServerHello, SessionTerms, VersionRange,
 };
-use crate::proto::{LANES, Parameters, PeerMisbehaved};
+use crate::proto::{Parameters, PeerMisbehaved, STREAMS};
 
 /// A server that waits for a client's hello.
 #[derive(Clone, Debug)]
@@ -170,15 +170,17 @@ impl Proposal {
     pub fn accept(self, session: SessionTerms) -> (Negotiated, Vec<u8>) {
         let asked = self.client.body.session;
         let resumed = is_resumed(&asked, &session);
-        let position = |resume| if resumed { resume } else { [0; LANES] };
+        let position = |resume| if resumed { resume } else { [0; STREAMS] };
         let session = SessionTerms {
-            expiry_s: session.expiry_s.min(asked.expiry_s),
+            expiry_ms: session.expiry_ms.min(asked.expiry_ms),
             resume: position(session.resume),
             ..session
         };
         let (parameters, capabilities) = (self.parameters(), self.capabilities());
         let process = self.local.end.process;
-        let body = HelloBody { capabilities, process, session, parameters, extensions: self.extensions };
+        // Room for a proof and a token was checked with the rest of what this end says.
+        let extensions = self.extensions.with_session(&session).unwrap_or(self.extensions);
+        let body = HelloBody { capabilities, process, session, parameters, extensions };
         let hello = ServerHello { version: self.version, body };
         let negotiated = Negotiated {
             version: self.version,

@@ -1,10 +1,10 @@
 //! The extensions of a hello, owned: a handshake keeps them for as long as it needs them.
 
-use super::{FIXED_BYTES, HELLO_BYTES_MAX};
+use super::{FIXED_BYTES, HELLO_BYTES_MAX, SessionTerms};
 use crate::proto::extension::{
     Extension, ExtensionScope, ExtensionWriter, Extensions, WireOffer, WireOffers, hello_kind, process_name,
 };
-use crate::proto::{EncodeError, PeerMisbehaved};
+use crate::proto::{EncodeError, PeerMisbehaved, SessionProof, SessionToken};
 
 /// A way of protecting a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +64,22 @@ impl HelloExtensions {
         })
     }
 
+    /// These, and what a session's terms say beside their fixed fields.
+    ///
+    /// # Errors
+    /// As [`HelloExtensions::new`].
+    pub fn with_session(&self, terms: &SessionTerms) -> Result<Self, EncodeError> {
+        let extension = |kind, value| Extension { kind, must_understand: false, value };
+        let mut all = self.clone();
+        if let Some(proof) = &terms.proof {
+            all = all.with(&extension(hello_kind::SESSION_PROOF, &proof.0))?;
+        }
+        if let Some(token) = &terms.token {
+            all = all.with(&extension(hello_kind::SESSION_TOKEN, &token.0))?;
+        }
+        Ok(all)
+    }
+
     fn write(
         fill: impl FnOnce(&mut ExtensionWriter<'_>) -> Result<(), EncodeError>,
     ) -> Result<Self, EncodeError> {
@@ -105,6 +121,16 @@ impl HelloExtensions {
     /// The wires that its sender could change to.
     pub fn wires(&self) -> WireOffers<'_> {
         WireOffers::of(self.all().value(hello_kind::WIRES).unwrap_or_default())
+    }
+
+    /// That the speaker knows the token of the session.
+    pub(super) fn session_proof(&self) -> Option<SessionProof> {
+        self.all().value(hello_kind::SESSION_PROOF)?.try_into().ok().map(SessionProof)
+    }
+
+    /// By what the session is resumed next time.
+    pub(super) fn session_token(&self) -> Option<SessionToken> {
+        self.all().value(hello_kind::SESSION_TOKEN)?.try_into().ok().map(SessionToken)
     }
 
     /// The name of the process, for people.

@@ -13,8 +13,8 @@ pub use refusal::Refusal;
 
 use super::bytes::{array_at, check_reserved, put, u16_at, u32_at, u64_at};
 use super::{
-    Incarnation, LANES, LINE_BYTES, Origin, Parameters, PeerMisbehaved, ProcessId, SessionId, VERSION,
-    whole_lines,
+    Incarnation, LANES, LINE_BYTES, Origin, Parameters, PeerMisbehaved, ProcessId, STREAMS, SessionId,
+    SessionProof, SessionToken, VERSION, whole_lines,
 };
 
 /// The first bytes of every hello.
@@ -28,6 +28,9 @@ pub const HELLO_BYTES_MAX: usize = 4096;
 
 /// The fixed fields of a client's or server's hello; extensions follow.
 const FIXED_BYTES: usize = 160;
+
+/// Where the resume positions stand, by stream.
+const RESUME_AT: [usize; STREAMS] = [72, 80, 88, 152];
 
 /// Who sends a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,13 +136,17 @@ pub struct SessionTerms {
     /// The session to be resumed; from a server, the one that holds. None asks for a new one, or says
     /// that nothing outlives the connection.
     pub session: Option<SessionId>,
-    /// How often it has been resumed, so that of two connections the later one holds.
+    /// Which attempt of the client to connect to it this is, so that of two connections the later one holds.
     pub epoch: u32,
-    /// Seconds for which it outlives a connection.
-    pub expiry_s: u32,
-    /// By lane, the sequence number of the next record that the speaker expects to receive. It counts
+    /// Milliseconds for which it outlives a connection.
+    pub expiry_ms: u32,
+    /// By stream, the sequence number of the next record that the speaker expects to receive. It counts
     /// only where the server's hello names the session that the client's named.
-    pub resume: [u64; LANES],
+    pub resume: [u64; STREAMS],
+    /// That the speaker knows the token of the session that is resumed.
+    pub proof: Option<SessionProof>,
+    /// From a server: by what the session is resumed next time.
+    pub token: Option<SessionToken>,
 }
 
 /// What client and server say alike.
@@ -277,7 +284,7 @@ impl ServerHello {
 impl HelloBody {
     /// Parses what follows the prefix of a hello whose length has been checked.
     fn parse(hello: &[u8]) -> Result<Self, PeerMisbehaved> {
-        for (at, count) in [(44, 4), (142, 2), (152, 8)] {
+        for (at, count) in [(44, 4), (142, 2)] {
             check_reserved(hello, at, count)?;
         }
         let lanes = u16_at(hello, 126);
@@ -302,8 +309,10 @@ impl HelloBody {
             session: SessionTerms {
                 session: SessionId::new(array_at(hello, 48)),
                 epoch: u32_at(hello, 64),
-                expiry_s: u32_at(hello, 68),
-                resume: [72, 80, 88].map(|at| u64_at(hello, at)),
+                expiry_ms: u32_at(hello, 68),
+                resume: RESUME_AT.map(|at| u64_at(hello, at)),
+                proof: extensions.session_proof(),
+                token: extensions.session_token(),
             },
             parameters,
             extensions,
@@ -320,8 +329,8 @@ impl HelloBody {
         put(&mut out, 40, self.process.incarnation.0.to_le_bytes());
         put(&mut out, 48, self.session.session.map_or([0; 16], |session| *session.as_bytes()));
         put(&mut out, 64, self.session.epoch.to_le_bytes());
-        put(&mut out, 68, self.session.expiry_s.to_le_bytes());
-        for (at, position) in [72, 80, 88].into_iter().zip(self.session.resume) {
+        put(&mut out, 68, self.session.expiry_ms.to_le_bytes());
+        for (at, position) in RESUME_AT.into_iter().zip(self.session.resume) {
             put(&mut out, at, position.to_le_bytes());
         }
         write_parameters(&self.parameters, &mut out);

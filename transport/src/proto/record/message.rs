@@ -14,7 +14,8 @@ const REPLY_ADDRESS: u16 = 1 << 1;
 const MORE: u16 = 1 << 2;
 const FAILURE: u16 = 1 << 3;
 const DEADLINE: u16 = 1 << 4;
-const FLAGS: u16 = REDELIVERED | REPLY_ADDRESS | MORE | FAILURE | DEADLINE;
+const COPIES: u16 = 1 << 5;
+const FLAGS: u16 = REDELIVERED | REPLY_ADDRESS | MORE | FAILURE | DEADLINE | COPIES;
 
 const REPLY_ADDRESS_BYTES: usize = 16;
 
@@ -27,6 +28,9 @@ pub struct MessageHead {
     pub lane: Lane,
     /// It may have been delivered before.
     pub redelivered: bool,
+    /// Other copies of this message may be on their way, by other brokers or as other attempts; they are told apart by
+    /// origin and message number.
+    pub copies: bool,
     /// A reply that reports a failure; the error is in its extensions, its body, or both.
     pub failure: bool,
     /// Where the reply goes.
@@ -71,6 +75,7 @@ impl MessageHead {
             kind,
             lane: Lane::parse(head[1])?,
             redelivered: flags & REDELIVERED != 0,
+            copies: flags & COPIES != 0,
             failure: flags & FAILURE != 0,
             reply_address: reply_address(head, flags, peek.head_bytes)?,
             hop_count: head[6],
@@ -187,6 +192,7 @@ impl MessageHead {
             | flag(self.more(), MORE)
             | flag(self.failure, FAILURE)
             | flag(self.deadline_us.is_some(), DEADLINE)
+            | flag(self.copies, COPIES)
     }
 }
 

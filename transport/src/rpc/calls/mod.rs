@@ -1,31 +1,36 @@
 //! The calling end on a driver's thread: what answers the driver's events for a client.
 //!
 //! `records` knows the calls in flight by their slots, `targets` the destinations and who waits for them, `sending`
-//! gets requests out; this file begins calls, ends them, and answers events.
+//! gets requests out, `ending` ends calls, `connecting` keeps sessions with brokers and moves calls between them, `races`
+//! remembers which gold calls have a second answer to come. This file begins calls and answers events.
 //!
 //! What it promises: whatever is kept for a call goes when the call ends, however it ends; a call that certainly was
-//! not sent is never reported as one that may have been.
+//! not sent is never reported as one that may have been; a call is sent again only if its caller allowed that.
 
+mod connecting;
+mod ending;
+mod races;
 mod records;
 mod sending;
 mod targets;
 
-use super::destination::{Outcome, ReplyDestination, Shard};
-use super::error::{CallError, ServiceError};
-use super::future::Reply;
+use super::destination::{ReplyDestination, Shard};
+use super::error::CallError;
+use super::events::{Event, EventListener};
+use super::options::{CallOptions, Class};
+use super::uplinks::Uplinks;
 use crate::connection::{AttachRequest, CloseReason, LinkRoom};
-use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler};
+use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
 use crate::message::Message;
 use crate::pool::Body;
 use crate::proto::LinkId;
-use crate::proto::control::{Address as LinkAddress, CloseCode, DetachCode, LinkRole};
+use crate::proto::control::DetachCode;
 use crate::proto::handshake::Negotiated;
 use crate::proto::record::MessageKind;
 use crate::proto::text::Name;
 use crate::sync::{Correlation, Submissions};
-use crate::time::Timestamp;
-use records::{Record, Records, Request, Stage};
-use std::time::Duration;
+use races::Races;
+use records::{Leg, Records, Request, Way};
 use targets::{TargetLink, Targets};
 
 pub use crate::proto::Lane;
@@ -44,8 +49,7 @@ pub(super) struct Call {
     pub(super) correlation: Correlation,
     pub(super) destination: Box<str>,
     pub(super) body: Body,
-    pub(super) lane: Lane,
-    pub(super) timeout: Duration,
+    pub(super) options: CallOptions,
 }
 
 #[derive(Debug)]
@@ -64,9 +68,9 @@ pub struct CallStats {
     pub replies: u64,
     /// Calls that were sent and that the timeout ended.
     pub timed_out: u64,
-    /// Calls that were sent and whose connection ended before the reply came.
+    /// Calls that were sent and whose session ended, or was interrupted for too long, before the reply came.
     pub outcome_unknown: u64,
-    /// Calls that ended without having been sent: refused, out of time before, or without a connection.
+    /// Calls that ended without having been sent: refused, or out of time before.
     pub not_sent: u64,
     /// Calls that were dropped before they ended.
     pub cancelled: u64,
@@ -75,6 +79,14 @@ pub struct CallStats {
     pub late_replies: u64,
     /// Calls that had to wait for credit of their link.
     pub credit_waits: u64,
+    /// Times that a call was sent again, because its session was lost or interrupted and it was marked idempotent.
+    pub resent: u64,
+    /// Gold calls of which two copies were out when the first answer came.
+    pub races: u64,
+    /// Second answers to gold calls, which were discarded.
+    pub race_duplicates: u64,
+    /// Times that new calls went by another broker from then on.
+    pub failovers: u64,
 }
 
 /// Answers the events of a client's driver.
@@ -84,43 +96,31 @@ pub(super) struct Calls {
     shard: Shard,
     submissions: Submissions<Submission>,
     reply_bytes_max: u64,
-    uplink: Uplink,
+    uplinks: Uplinks,
+    /// The broker by which calls went when that was looked at last, or went before there was none.
+    went_by: Option<usize>,
     targets: Targets,
     records: Records,
+    /// There was a gold call.
+    has_raced: bool,
+    races: Races,
     /// The timer is set by which sending is tried again.
     is_retrying: bool,
+    events: Option<EventListener>,
     stats: CallStats,
 }
 
-/// The way to the broker, or to the service itself.
-#[derive(Debug)]
-enum Uplink {
-    /// The handshake is not done.
-    Connecting,
-    /// The peer was asked to deliver replies on this link.
-    Attaching(LinkId),
-    /// Calls can be made.
-    Open(ConnectionId, LinkId),
-    Closed(String),
-}
-
-/// What is known of the connection from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress<'a> {
-    Handshake,
-    ReplyDestination,
-    Connected,
-    Closed(&'a str),
-}
-
-/// The timer by which sending is tried again; those of calls come behind it.
+/// The timer by which sending is tried again.
 const RETRY_TIMER: usize = 0;
+
+/// The timer of the uplinks; those of calls come behind it.
+const UPLINK_TIMER: usize = 1;
 
 /// The most submissions that one turn of the driver takes.
 const SUBMISSIONS_A_TURN: usize = 1024;
 
 fn timer_of(slot: usize) -> usize {
-    slot + 1
+    slot + 2
 }
 
 impl Calls {
@@ -129,16 +129,22 @@ impl Calls {
         shard: Shard,
         submissions: Submissions<Submission>,
         reply_bytes_max: u64,
+        uplinks: Uplinks,
+        events: Option<EventListener>,
     ) -> Self {
         Self {
             destination,
             shard,
             submissions,
             reply_bytes_max,
-            uplink: Uplink::Connecting,
-            targets: Targets::default(),
+            targets: Targets::new(uplinks.len()),
+            uplinks,
+            went_by: None,
             records: Records::default(),
+            has_raced: false,
+            races: Races::default(),
             is_retrying: false,
+            events,
             stats: CallStats::default(),
         }
     }
@@ -147,51 +153,72 @@ impl Calls {
         self.stats
     }
 
-    pub(super) fn progress(&self) -> Progress<'_> {
-        match &self.uplink {
-            Uplink::Connecting => Progress::Handshake,
-            Uplink::Attaching(_) => Progress::ReplyDestination,
-            Uplink::Open(..) => Progress::Connected,
-            Uplink::Closed(reason) => Progress::Closed(reason),
-        }
-    }
-
     /// Begins a call whose slot was reserved. Its outcome, also a failure to begin, comes by the slot.
     pub(super) fn begin(
         &mut self,
         core: &mut Core,
         correlation: Correlation,
         destination: &str,
-        (body, lane): (Body, Lane),
-        timeout: Duration,
+        body: Body,
+        options: CallOptions,
     ) {
         self.stats.calls += 1;
+        let timeout = options.timeout;
+        if timeout.is_zero() {
+            let reason = "no time was given".to_owned();
+            return self.refuse(correlation, CallError::NotSentInTime { timeout, reason });
+        }
+        // First, since other calls may be sent and end because of it.
+        let races = options.class == Class::Gold && self.race(core);
         let target = match self.target(destination) {
-            Ok(_) if timeout.is_zero() => {
-                let reason = "no time was given".to_owned();
-                return self.refuse(correlation, CallError::NotSentInTime { timeout, reason });
-            }
             Ok(target) => target,
             Err(error) => return self.refuse(correlation, error),
         };
         let deadline = core.now() + timeout;
-        let request = Request { target, body, lane, deadline };
-        let before = self.records.insert(correlation, timeout, request);
-        self.forget(before);
         core.set_timer(timer_of(correlation.slot()), deadline);
-        self.targets.push(target, lane, correlation);
+        self.targets.push(target, options.class.lane(), correlation);
+        if options.may_repeat() {
+            self.targets.hold(target);
+        }
+        if races {
+            self.targets.push_second(target, correlation);
+        }
+        let second = if races { Leg::Waiting } else { Leg::None };
+        let request = Request { target, body, options, deadline, attempt: 0 };
+        let before = self.records.insert(correlation, request, second);
+        self.forget(core, before);
         self.advance(core, target);
-        if matches!(self.targets.link(target), TargetLink::Attached(_))
-            && self.records.is_waiting(correlation)
+        if self.uplinks.current().is_some_and(|(uplink, _)| self.is_attached(target, uplink))
+            && self.records.is_waiting(correlation, Way::First)
         {
             self.stats.credit_waits += 1;
         }
+    }
+
+    fn is_attached(&self, target: usize, uplink: usize) -> bool {
+        matches!(self.targets.link(target, uplink), TargetLink::Attached(_))
+    }
+
+    /// Whether a gold call has a second copy: if another broker is connected. The first gold call sees to that.
+    fn race(&mut self, core: &mut Core) -> bool {
+        self.has_raced = true;
+        if self.uplinks.wanted() < 2 && self.uplinks.len() > 1 {
+            self.uplinks.want(2);
+            self.keep_connected(core);
+        }
+        self.uplinks.second().is_some()
     }
 
     /// How many calls have a slot, how many destinations have a place, and how many entries their queues have.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         (self.shard.slots.in_flight(), self.targets.len(), self.targets.queued())
+    }
+
+    /// The session with the broker at this place of the list.
+    #[cfg(test)]
+    pub(super) fn session(&self, uplink: usize) -> Option<ConnectionId> {
+        self.uplinks.connection(uplink)
     }
 
     #[cfg(test)]
@@ -201,9 +228,6 @@ impl Calls {
 
     /// The place of a destination.
     fn target(&mut self, name: &str) -> Result<usize, CallError> {
-        if let Uplink::Closed(reason) = &self.uplink {
-            return Err(CallError::NotConnected { reason: reason.clone() });
-        }
         if let Some(target) = self.targets.find(name) {
             return Ok(target);
         }
@@ -219,120 +243,25 @@ impl Calls {
         self.stats.cancelled += 1;
         self.take(core, correlation);
     }
-}
 
-/// Ending calls.
-impl Calls {
-    /// Forgets a call; says whether it was sent, or `None` if it had ended before.
-    fn take(&mut self, core: &mut Core, correlation: Correlation) -> Option<Record> {
-        let record = self.records.remove(correlation)?;
-        core.set_timer(timer_of(correlation.slot()), Timestamp::NEVER);
-        if let Stage::Waiting(request) = &record.stage {
-            self.targets.note_ended(request.target, &self.records);
-        }
-        Some(record)
+    fn tell(&self, event: Event<'_>) {
+        EventListener::tell(&self.events, event);
     }
 
-    /// Forgets what a slot's earlier call has left: it was dropped, and this is heard before its cancellation is.
-    fn forget(&mut self, before: Option<Record>) {
-        if let Some(Record { stage: Stage::Waiting(request), .. }) = before {
-            self.targets.note_ended(request.target, &self.records);
-        }
-    }
-
-    /// Ends a call that was never recorded.
-    fn refuse(&mut self, correlation: Correlation, error: CallError) {
-        // Nobody waits for it if it was dropped meanwhile.
-        if self.shard.slots.complete(correlation, Err(error)).is_ok() {
-            self.stats.not_sent += 1;
-        }
-    }
-
-    /// Ends a call that was not sent.
-    fn end_unsent(&mut self, core: &mut Core, correlation: Correlation, error: CallError) {
-        self.take(core, correlation);
-        self.refuse(correlation, error);
-    }
-
-    /// A reply: to a call of this shard, or of another one of the same process.
-    fn reply(&mut self, core: &mut Core, message: Message) {
-        let head = &message.head;
-        let correlation = Correlation::unpack(head.correlation_id.0);
-        let is_ours = head.incarnation == self.destination.process().incarnation && head.attempt == 0;
-        if !is_ours {
-            self.stats.late_replies += 1;
-            return;
-        }
-        let outcome = outcome(message);
-        self.take(core, correlation);
-        let waited = self.destination.complete(correlation, outcome);
-        let counted = if waited { &mut self.stats.replies } else { &mut self.stats.late_replies };
-        *counted += 1;
-    }
-
-    /// Ends all calls, and all that are still to come.
-    fn lose(&mut self, reason: String) {
-        if matches!(self.uplink, Uplink::Closed(_)) {
-            return;
-        }
-        self.targets = Targets::default();
-        for (correlation, record) in self.records.drain() {
-            // Nobody waits for it if it was dropped, or if its reply came over another connection.
-            if self.shard.slots.complete(correlation, Err(record.lost(&reason))).is_ok() {
-                let counted = if record.was_sent() {
-                    &mut self.stats.outcome_unknown
-                } else {
-                    &mut self.stats.not_sent
-                };
-                *counted += 1;
-            }
-        }
-        self.uplink = Uplink::Closed(reason);
-    }
-
-    /// Without its reply destination the connection is good for nothing.
-    fn lose_replies(&mut self, core: &mut Core, connection: ConnectionId, why: &str) {
-        let reason = format!("the peer does not deliver replies: {why}");
-        core.close(connection, CloseCode::Normal, &reason);
-        self.lose(reason);
-    }
-
-    fn expired(&mut self, core: &mut Core, correlation: Correlation) {
-        let Some(record) = self.take(core, correlation) else { return };
-        match record.stage {
-            Stage::Waiting(request) => {
-                let reason = self.why_waiting(request.target);
-                self.refuse(correlation, CallError::NotSentInTime { timeout: record.timeout, reason });
-            }
-            Stage::Sent => {
-                let outcome = Err(CallError::TimedOut(record.timeout));
-                if self.shard.slots.complete(correlation, outcome).is_ok() {
-                    self.stats.timed_out += 1;
-                }
-            }
-        }
-    }
-
-    fn why_waiting(&self, target: usize) -> String {
-        let name = self.targets.name(target);
-        match self.targets.link(target) {
-            TargetLink::Attached(_) => format!("destination '{name}' had no room for it"),
-            TargetLink::None | TargetLink::Requested(_) => format!("destination '{name}' had not answered"),
-        }
+    /// As many replies as there can be calls, those of the process's other clients included, so that no reply ever
+    /// waits for credit of messages.
+    fn reply_room(&self) -> LinkRoom {
+        LinkRoom { messages: self.destination.calls_of_all_max(), bytes: self.reply_bytes_max }
     }
 }
 
 impl Handler for Calls {
     fn opened(&mut self, core: &mut Core, connection: ConnectionId, _peer: &Negotiated) {
-        let address = LinkAddress::Reply(self.destination.secret().clone());
-        match core.attach(connection, LinkRole::Consumer, address, self.reply_room()) {
-            Ok(link) => self.uplink = Uplink::Attaching(link),
-            Err(error) => self.lose_replies(core, connection, &error.to_string()),
-        }
+        self.attach_replies(core, connection);
     }
 
     fn attach_requested(&mut self, core: &mut Core, connection: ConnectionId, request: AttachRequest) {
-        // The link may have gone with its connection meanwhile; then there is nobody to tell.
+        // The link may have gone with its session meanwhile; then there is nobody to tell.
         let _ = core.refuse_link(
             connection,
             request.link,
@@ -342,26 +271,34 @@ impl Handler for Calls {
     }
 
     fn attached(&mut self, core: &mut Core, connection: ConnectionId, link: LinkId) {
-        if let Some(target) = self.targets.of_link(link) {
-            self.targets.set_link(target, TargetLink::Attached(link));
-            self.advance(core, target);
+        let Some(uplink) = self.uplinks.of(connection) else { return };
+        let Some(target) = self.targets.of_link(uplink, link) else {
+            return self.replies_attached(core, uplink, link);
+        };
+        self.targets.set_link(target, uplink, TargetLink::Attached(link));
+        let (address, destination) = (self.uplinks.address(uplink), Some(self.targets.name(target)));
+        self.tell(Event::Attached { address, destination });
+        self.advance(core, target);
+        if self.uplinks.current().is_some_and(|(current, _)| current == uplink) {
             self.stats.credit_waits += self.targets.waiting(target) as u64;
-            return;
-        }
-        if matches!(self.uplink, Uplink::Attaching(replies) if replies == link) {
-            self.uplink = Uplink::Open(connection, link);
-            self.advance_all(core);
         }
     }
 
     fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer) {
-        if let Some(target) = self.targets.of_link(detached.link) {
-            return self.refused(core, target, &detached.text);
-        }
-        if let Uplink::Attaching(replies) | Uplink::Open(_, replies) = self.uplink
-            && replies == detached.link
-        {
-            self.lose_replies(core, connection, &format!("{:?}: {}", detached.code, detached.text));
+        let Some(uplink) = self.uplinks.of(connection) else { return };
+        let address = self.uplinks.address(uplink);
+        let target = self.targets.of_link(uplink, detached.link);
+        let destination = target.map(|target| self.targets.name(target));
+        self.tell(Event::Detached { address, destination, reason: &detached.text });
+        match target {
+            Some(target) if detached.code == DetachCode::ShuttingDown && self.uplinks.len() > 1 => {
+                self.sent_away(core, uplink, target);
+            }
+            Some(target) => self.refused(core, uplink, target, &detached.text),
+            None if self.uplinks.is_its_link(uplink, detached.link) => {
+                self.lose_replies(core, uplink, &format!("{:?}: {}", detached.code, detached.text));
+            }
+            None => {}
         }
     }
 
@@ -371,19 +308,32 @@ impl Handler for Calls {
             let _ = core.set_link_room(connection, link, self.reply_room());
         }
         match message.head.kind {
-            MessageKind::Reply => self.reply(core, message),
+            MessageKind::Reply => self.reply(core, connection, message),
             MessageKind::Message | MessageKind::Request => self.stats.late_replies += 1,
         }
     }
 
-    fn writable(&mut self, core: &mut Core, _connection: ConnectionId, link: LinkId) {
-        if let Some(target) = self.targets.of_link(link) {
+    fn writable(&mut self, core: &mut Core, connection: ConnectionId, link: LinkId) {
+        let uplink = self.uplinks.of(connection);
+        if let Some(target) = uplink.and_then(|uplink| self.targets.of_link(uplink, link)) {
             self.advance(core, target);
         }
     }
 
-    fn closed(&mut self, _core: &mut Core, _connection: ConnectionId, reason: &CloseReason) {
-        self.lose(reason.to_string());
+    fn closed(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+        self.ended(core, connection, &reason.to_string());
+    }
+
+    fn interrupted(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+        self.session_interrupted(core, connection, &reason.to_string());
+    }
+
+    fn resumed(&mut self, core: &mut Core, connection: ConnectionId, resumed: &Resumed) {
+        self.session_resumed(core, connection, resumed);
+    }
+
+    fn leaving(&mut self, core: &mut Core, connection: ConnectionId, leaving: &Leaving) {
+        self.asked_to_leave(core, connection, leaving);
     }
 
     fn take_submissions(&mut self, core: &mut Core) -> bool {
@@ -393,8 +343,8 @@ impl Handler for Calls {
             let Some(submission) = self.submissions.pop() else { break };
             found = true;
             match submission {
-                Submission::Call(Call { correlation, destination, body, lane, timeout }) => {
-                    self.begin(core, correlation, &destination, (body, lane), timeout);
+                Submission::Call(Call { correlation, destination, body, options }) => {
+                    self.begin(core, correlation, &destination, body, options);
                 }
                 Submission::Cancel(cancellation) => self.cancel(core, cancellation.correlation),
                 Submission::Stop => core.stop(),
@@ -404,25 +354,18 @@ impl Handler for Calls {
     }
 
     fn timer(&mut self, core: &mut Core, key: usize) {
-        match key.checked_sub(timer_of(0)) {
-            None => {
+        match key {
+            RETRY_TIMER => {
                 self.is_retrying = false;
                 self.advance_all(core);
             }
-            Some(slot) => {
-                if let Some(correlation) = self.records.at(slot) {
+            UPLINK_TIMER => self.keep_connected(core),
+            key => {
+                if let Some(correlation) = self.records.at(key - timer_of(0)) {
                     self.expired(core, correlation);
                 }
             }
         }
-    }
-}
-
-impl Calls {
-    /// As many replies as there can be calls, those of the process's other clients included, so that no reply ever
-    /// waits for credit of messages.
-    fn reply_room(&self) -> LinkRoom {
-        LinkRoom { messages: self.destination.calls_of_all_max(), bytes: self.reply_bytes_max }
     }
 }
 
@@ -431,7 +374,7 @@ impl Drop for Calls {
     fn drop(&mut self) {
         self.submissions.close();
         let reason = "the client was dropped";
-        self.lose(reason.to_owned());
+        self.end_all(reason);
         while !self.submissions.is_drained() {
             match self.submissions.pop() {
                 Some(Submission::Call(call)) => {
@@ -443,14 +386,4 @@ impl Drop for Calls {
             }
         }
     }
-}
-
-/// What a reply says: its body, or the service's error.
-fn outcome(message: Message) -> Outcome {
-    if !message.head.failure {
-        return Ok(Reply::new(message));
-    }
-    let error = message.extensions().error();
-    let (code, text) = error.map_or((0, "the service gave no reason"), |error| (error.code, error.text));
-    Err(CallError::Service(ServiceError { code, text: text.to_owned() }))
 }

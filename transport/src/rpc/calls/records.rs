@@ -1,8 +1,7 @@
 //! What is known of each call in flight, by its slot.
 
-use super::super::error::CallError;
-use crate::pool::Body;
-use crate::proto::Lane;
+use crate::pool::{Body, Pool, PoolError};
+use crate::rpc::options::CallOptions;
 use crate::sync::Correlation;
 use crate::time::Timestamp;
 use std::time::Duration;
@@ -23,10 +22,12 @@ pub(super) struct Record {
 /// How far a call has come.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// It waits for its destination's link, or for credit.
+    /// It waits for its destination's link, or for credit. It will be sent once.
     Waiting(Request),
-    /// The connection has it; whether the peer has, nobody knows.
-    Sent,
+    /// The session with this broker has it; whether the broker has, nobody knows.
+    Sent(u8),
+    /// A call of which more than one copy may be sent, wherever they are; what is sent is kept until it ends.
+    Kept(Kept),
 }
 
 /// What is to be sent.
@@ -35,8 +36,48 @@ pub(super) struct Request {
     /// The place of the destination.
     pub(super) target: usize,
     pub(super) body: Body,
-    pub(super) lane: Lane,
+    pub(super) options: CallOptions,
     pub(super) deadline: Timestamp,
+    /// Which attempt the next copy is.
+    pub(super) attempt: u8,
+}
+
+/// A call of which more than one copy may be sent.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) request: Request,
+    /// By the broker that is current, or was when it was sent.
+    pub(super) first: Leg,
+    /// Of a gold call: by another one.
+    pub(super) second: Leg,
+    /// A copy that was sent was lost with its session.
+    pub(super) is_in_doubt: bool,
+}
+
+/// Where one copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leg {
+    /// Not wanted, refused, or lost.
+    None,
+    Waiting,
+    /// The session with this broker has it.
+    Sent(u8),
+}
+
+/// Which of the two copies: by the current broker, or by the one beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    First,
+    Second,
+}
+
+/// What was taken in order to be sent.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) body: Body,
+    pub(super) options: CallOptions,
+    pub(super) deadline: Timestamp,
+    pub(super) attempt: u8,
 }
 
 impl Records {
@@ -44,14 +85,20 @@ impl Records {
     pub(super) fn insert(
         &mut self,
         correlation: Correlation,
-        timeout: Duration,
         request: Request,
+        second: Leg,
     ) -> Option<Record> {
         let slot = correlation.slot();
         if self.records.len() <= slot {
             self.records.resize_with(slot + 1, || None);
         }
-        self.records[slot].replace(Record { correlation, timeout, stage: Stage::Waiting(request) })
+        let timeout = request.options.timeout;
+        let stage = if request.options.may_repeat() {
+            Stage::Kept(Kept { request, first: Leg::Waiting, second, is_in_doubt: false })
+        } else {
+            Stage::Waiting(request)
+        };
+        self.records[slot].replace(Record { correlation, timeout, stage })
     }
 
     /// Forgets a call, unless it has ended before.
@@ -59,36 +106,75 @@ impl Records {
         self.records.get_mut(correlation.slot())?.take_if(|record| record.correlation == correlation)
     }
 
+    /// Whether a reply to this attempt cannot be one to the call, because so many were not made. Of a call that is not
+    /// known here, because it has ended or is another client's, nothing is known.
+    pub(super) fn is_unheard_of(&self, correlation: Correlation, attempt: u8) -> bool {
+        self.find(correlation).is_some_and(|record| attempt > record.attempts())
+    }
+
+    /// A call, unless it has ended.
+    pub(super) fn get(&self, correlation: Correlation) -> Option<&Record> {
+        self.find(correlation)
+    }
+
     /// The call that has this slot.
     pub(super) fn at(&self, slot: usize) -> Option<Correlation> {
         Some(self.records.get(slot)?.as_ref()?.correlation)
     }
 
-    /// Whether a call waits to be sent.
-    pub(super) fn is_waiting(&self, correlation: Correlation) -> bool {
-        let record = self.records.get(correlation.slot()).and_then(Option::as_ref);
-        record.is_some_and(|record| {
-            record.correlation == correlation && matches!(record.stage, Stage::Waiting(_))
-        })
+    /// Whether a call waits to be sent this way.
+    pub(super) fn is_waiting(&self, correlation: Correlation, way: Way) -> bool {
+        self.find(correlation).is_some_and(|record| record.is_waiting(way))
     }
 
-    /// Takes what is to be sent, which counts as sent unless it is put back.
-    pub(super) fn take_request(&mut self, correlation: Correlation) -> Option<Request> {
-        let record = self.records.get_mut(correlation.slot())?.as_mut()?;
-        if record.correlation != correlation || matches!(record.stage, Stage::Sent) {
-            return None;
-        }
-        match std::mem::replace(&mut record.stage, Stage::Sent) {
-            Stage::Waiting(request) => Some(request),
-            Stage::Sent => None,
+    /// The calls of which this broker's session has a copy.
+    pub(super) fn sent_by(&self, uplink: usize) -> Vec<Correlation> {
+        let sent = self.records.iter().flatten().filter(|record| record.is_sent_by(uplink));
+        sent.map(|record| record.correlation).collect()
+    }
+
+    /// Takes what is to be sent by this broker, which counts as sent unless it is put back. `None` if nothing of the
+    /// call waits, or if this broker has a copy already.
+    ///
+    /// # Errors
+    /// [`PoolError`] if a body that is kept cannot be shared now; nothing is taken then.
+    pub(super) fn take_request(
+        &mut self,
+        correlation: Correlation,
+        way: Way,
+        uplink: u8,
+        pool: &mut Pool,
+    ) -> Result<Option<Taken>, PoolError> {
+        let Some(record) = self.find_mut(correlation) else { return Ok(None) };
+        match &mut record.stage {
+            Stage::Sent(_) => Ok(None),
+            Stage::Waiting(request) => {
+                let body = std::mem::take(&mut request.body);
+                let taken = request.taken(body);
+                record.stage = Stage::Sent(uplink);
+                Ok(Some(taken))
+            }
+            Stage::Kept(kept) => kept.take(way, uplink, pool),
         }
     }
 
     /// Puts back what could not be sent.
-    pub(super) fn put_back(&mut self, correlation: Correlation, request: Request) {
-        let record = self.records.get_mut(correlation.slot()).and_then(Option::as_mut);
-        if let Some(record) = record.filter(|record| record.correlation == correlation) {
-            record.stage = Stage::Waiting(request);
+    pub(super) fn put_back(&mut self, correlation: Correlation, way: Way, target: usize, taken: Taken) {
+        let Some(record) = self.find_mut(correlation) else { return };
+        match &mut record.stage {
+            Stage::Kept(kept) => *kept.leg(way) = Leg::Waiting,
+            stage => {
+                let Taken { body, options, deadline, attempt } = taken;
+                *stage = Stage::Waiting(Request { target, body, options, deadline, attempt });
+            }
+        }
+    }
+
+    /// A call of which more than one copy may be sent.
+    pub(super) fn kept(&mut self, correlation: Correlation) -> Option<&mut Kept> {
+        match &mut self.find_mut(correlation)?.stage {
+            Stage::Kept(kept) => Some(kept),
+            Stage::Waiting(_) | Stage::Sent(_) => None,
         }
     }
 
@@ -96,21 +182,97 @@ impl Records {
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (Correlation, Record)> + use<> {
         std::mem::take(&mut self.records).into_iter().flatten().map(|record| (record.correlation, record))
     }
+
+    #[inline]
+    fn find(&self, correlation: Correlation) -> Option<&Record> {
+        self.records.get(correlation.slot())?.as_ref().filter(|record| record.correlation == correlation)
+    }
+
+    #[inline]
+    fn find_mut(&mut self, correlation: Correlation) -> Option<&mut Record> {
+        self.records.get_mut(correlation.slot())?.as_mut().filter(|record| record.correlation == correlation)
+    }
 }
 
 impl Record {
-    /// Whether the peer may have the request.
+    /// Whether a peer may have the request.
     pub(super) fn was_sent(&self) -> bool {
-        matches!(self.stage, Stage::Sent)
+        match &self.stage {
+            Stage::Waiting(_) => false,
+            Stage::Sent(_) => true,
+            Stage::Kept(kept) => kept.was_sent(),
+        }
     }
 
-    /// What the caller is told when the connection is gone.
-    pub(super) fn lost(&self, reason: &str) -> CallError {
-        let reason = reason.to_owned();
-        if self.was_sent() {
-            CallError::OutcomeUnknown { reason }
-        } else {
-            CallError::NotConnected { reason }
+    /// The number of the last attempt.
+    fn attempts(&self) -> u8 {
+        match &self.stage {
+            Stage::Waiting(_) | Stage::Sent(_) => 0,
+            Stage::Kept(kept) => kept.request.attempt,
         }
+    }
+
+    fn is_waiting(&self, way: Way) -> bool {
+        match (&self.stage, way) {
+            (Stage::Waiting(_), Way::First) => true,
+            (Stage::Kept(kept), Way::First) => kept.first == Leg::Waiting,
+            (Stage::Kept(kept), Way::Second) => kept.second == Leg::Waiting,
+            _ => false,
+        }
+    }
+
+    fn is_sent_by(&self, uplink: usize) -> bool {
+        match &self.stage {
+            Stage::Waiting(_) => false,
+            Stage::Sent(by) => usize::from(*by) == uplink,
+            Stage::Kept(kept) => kept.sent_by().any(|by| by == uplink),
+        }
+    }
+}
+
+impl Request {
+    fn taken(&self, body: Body) -> Taken {
+        Taken { body, options: self.options, deadline: self.deadline, attempt: self.attempt }
+    }
+}
+
+impl Kept {
+    /// Whether a peer may have a copy.
+    pub(super) fn was_sent(&self) -> bool {
+        self.is_in_doubt || self.request.attempt > 0 || self.sent_by().next().is_some()
+    }
+
+    /// Whether a copy is on its way, or waits for that.
+    pub(super) fn is_alive(&self) -> bool {
+        self.first != Leg::None || self.second != Leg::None
+    }
+
+    /// The brokers whose sessions have a copy.
+    pub(super) fn sent_by(&self) -> impl Iterator<Item = usize> + use<> {
+        let by = |leg| match leg {
+            Leg::Sent(by) => Some(usize::from(by)),
+            Leg::None | Leg::Waiting => None,
+        };
+        by(self.first).into_iter().chain(by(self.second))
+    }
+
+    pub(super) fn leg(&mut self, way: Way) -> &mut Leg {
+        match way {
+            Way::First => &mut self.first,
+            Way::Second => &mut self.second,
+        }
+    }
+
+    fn take(&mut self, way: Way, uplink: u8, pool: &mut Pool) -> Result<Option<Taken>, PoolError> {
+        if *self.leg(way) != Leg::Waiting {
+            return Ok(None);
+        }
+        if self.sent_by().any(|by| by == usize::from(uplink)) {
+            *self.leg(way) = Leg::None;
+            return Ok(None);
+        }
+        let taken = self.request.taken(self.request.body.share(pool)?);
+        *self.leg(way) = Leg::Sent(uplink);
+        Ok(Some(taken))
     }
 }

@@ -1,6 +1,7 @@
 //! How requests get out: by a link for each destination, as its credit allows, the urgent ones first.
 
-use super::{Calls, RETRY_TIMER, Request, TargetLink, Uplink};
+use super::records::{Taken, Way};
+use super::{Calls, RETRY_TIMER, TargetLink};
 use crate::connection::{LinkRoom, SendError};
 use crate::driver::{ConnectionId, Core};
 use crate::message::Message;
@@ -8,13 +9,23 @@ use crate::pool::PoolError;
 use crate::proto::control::{Address as LinkAddress, LinkRole};
 use crate::proto::record::MessageKind;
 use crate::proto::text::Name;
-use crate::proto::{CorrelationId, Lane, LinkId};
+use crate::proto::{CorrelationId, Lane, LinkId, MessageNumber};
 use crate::rpc::error::CallError;
 use crate::sync::Correlation;
 use std::time::Duration;
 
 /// How soon sending is tried again when a queue or the pool was full, of which no event tells when it is not any more.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
+
+/// By which broker, on which link, and for which of a gold call's copies.
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    uplink: usize,
+    connection: ConnectionId,
+    target: usize,
+    link: LinkId,
+    way: Way,
+}
 
 /// Whether the next call of a lane may be tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +41,19 @@ enum Next {
 }
 
 impl Calls {
-    /// Attaches a destination's link if it has none, and sends what its credit allows.
+    /// Attaches a destination's links where it has none, and sends what their credit allows.
+    #[inline]
     pub(super) fn advance(&mut self, core: &mut Core, target: usize) {
-        let Uplink::Open(connection, _) = self.uplink else { return };
-        match self.targets.link(target) {
-            TargetLink::None => self.attach(core, connection, target),
+        let Some((uplink, connection)) = self.uplinks.current() else { return };
+        match self.targets.link(target, uplink) {
+            TargetLink::None => self.attach(core, uplink, connection, target),
             TargetLink::Requested(_) => {}
-            TargetLink::Attached(link) => self.send_waiting(core, connection, target, link),
+            TargetLink::Attached(link) => {
+                self.send_waiting(core, Route { uplink, connection, target, link, way: Way::First });
+            }
+        }
+        if self.has_raced {
+            self.advance_second(core, target);
         }
     }
 
@@ -46,18 +63,26 @@ impl Calls {
         }
     }
 
-    /// A destination, or this end, refused the link: so ends what waited for it, and the next call asks again.
-    pub(super) fn refused(&mut self, core: &mut Core, target: usize, text: &str) {
-        let Some((name, waiting)) = self.targets.remove(target) else { return };
-        for correlation in
-            waiting.filter(|&correlation| self.records.is_waiting(correlation)).collect::<Vec<_>>()
-        {
-            let error = CallError::Refused { destination: name.to_string(), text: text.to_owned() };
-            self.end_unsent(core, correlation, error);
+    /// The same for the second copies of gold calls. The link is asked for with the first of them.
+    fn advance_second(&mut self, core: &mut Core, target: usize) {
+        let Some((uplink, connection)) = self.uplinks.second() else { return };
+        if self.targets.front_second(target, &self.records).is_none() {
+            return;
+        }
+        match self.targets.link(target, uplink) {
+            TargetLink::None => self.attach(core, uplink, connection, target),
+            TargetLink::Requested(_) => {}
+            TargetLink::Attached(link) => {
+                self.send_second(core, Route { uplink, connection, target, link, way: Way::Second });
+            }
         }
     }
 
-    fn attach(&mut self, core: &mut Core, connection: ConnectionId, target: usize) {
+    fn attach(&mut self, core: &mut Core, uplink: usize, connection: ConnectionId, target: usize) {
+        // A broker that goes away takes no new links; they are for the next one, if there is to be one.
+        if self.uplinks.is_leaving(uplink) && self.uplinks.len() > 1 {
+            return;
+        }
         let none = LinkRoom { messages: 0, bytes: 0 };
         let attached = match Name::new(self.targets.name(target)) {
             Ok(name) => core.attach(connection, LinkRole::Producer, LinkAddress::Named(name), none),
@@ -65,18 +90,18 @@ impl Calls {
             Err(_) => return,
         };
         match attached {
-            Ok(link) => self.targets.set_link(target, TargetLink::Requested(link)),
-            // The connection has ended, and its end is about to be reported.
+            Ok(link) => self.targets.set_link(target, uplink, TargetLink::Requested(link)),
+            // The session has ended, and its end is about to be reported.
             Err(SendError::NotOpen) => {}
-            Err(error) => self.refused(core, target, &error.to_string()),
+            Err(error) => self.refused(core, uplink, target, &error.to_string()),
         }
     }
 
-    fn send_waiting(&mut self, core: &mut Core, connection: ConnectionId, target: usize, link: LinkId) {
+    fn send_waiting(&mut self, core: &mut Core, route: Route) {
         for lane in Lane::ALL {
-            while let Some(correlation) = self.targets.front(target, lane, &self.records) {
-                match self.send_front(core, connection, link, correlation) {
-                    Next::Same => self.targets.pop(target, lane),
+            while let Some(correlation) = self.targets.front(route.target, lane, &self.records) {
+                match self.send_front(core, route, correlation) {
+                    Next::Same => self.targets.pop(route.target, lane),
                     Next::Ended => {}
                     Next::Lane => break,
                     Next::Event => return,
@@ -85,41 +110,66 @@ impl Calls {
         }
     }
 
-    fn send_front(
-        &mut self,
-        core: &mut Core,
-        connection: ConnectionId,
-        link: LinkId,
-        correlation: Correlation,
-    ) -> Next {
-        let Some(mut request) = self.records.take_request(correlation) else { return Next::Same };
-        let left = request.deadline.since(core.now());
+    fn send_second(&mut self, core: &mut Core, route: Route) {
+        while let Some(correlation) = self.targets.front_second(route.target, &self.records) {
+            match self.send_front(core, route, correlation) {
+                Next::Same => self.targets.pop_second(route.target),
+                Next::Ended => {}
+                Next::Lane | Next::Event => return,
+            }
+        }
+    }
+
+    fn send_front(&mut self, core: &mut Core, route: Route, correlation: Correlation) -> Next {
+        let (way, uplink) = (route.way, route.uplink as u8);
+        let mut taken = match self.records.take_request(correlation, way, uplink, core.pool()) {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Next::Same,
+            Err(_) => {
+                self.retry_soon(core);
+                return Next::Lane;
+            }
+        };
+        let left = taken.deadline.since(core.now());
         if left.is_zero() {
-            self.records.put_back(correlation, request);
+            self.records.put_back(correlation, way, route.target, taken);
             self.expired(core, correlation);
             return Next::Ended;
         }
-        let message = self.message(core, link, correlation, &mut request, left);
-        let (error, message) = match core.send(connection, message) {
-            Ok(()) => return Next::Same,
+        let message = self.message(route.link, correlation, &mut taken, left);
+        let (error, message) = match core.send(route.connection, message) {
+            Ok(()) => {
+                self.uplinks.put_in_flight(route.uplink);
+                return Next::Same;
+            }
             Err(refused) => refused,
         };
-        let next = match &error {
+        taken.body = message.body;
+        self.records.put_back(correlation, way, route.target, taken);
+        self.not_sent(core, route, correlation, &error)
+    }
+
+    fn not_sent(
+        &mut self,
+        core: &mut Core,
+        route: Route,
+        correlation: Correlation,
+        error: &SendError,
+    ) -> Next {
+        match error {
             SendError::QueueFull(_)
             | SendError::Pool(PoolError::BudgetExceeded { .. } | PoolError::Map { .. }) => {
                 self.retry_soon(core);
                 Next::Lane
             }
-            // An event follows: that there is credit again, or that the link or the connection has ended.
+            // An event follows: that there is credit again, or that the link or the session has ended.
             SendError::Link(_) | SendError::NotOpen => Next::Event,
             _ => {
-                self.end_unsent(core, correlation, CallError::Unsendable { reason: error.to_string() });
-                return Next::Same;
+                let error = CallError::Unsendable { reason: error.to_string() };
+                self.leg_refused(core, route.way, correlation, error);
+                Next::Ended
             }
-        };
-        request.body = message.body;
-        self.records.put_back(correlation, request);
-        next
+        }
     }
 
     /// Not later than it was already to be.
@@ -129,23 +179,19 @@ impl Calls {
         }
     }
 
-    fn message(
-        &self,
-        core: &mut Core,
-        link: LinkId,
-        correlation: Correlation,
-        request: &mut Request,
-        left: Duration,
-    ) -> Message {
+    fn message(&self, link: LinkId, correlation: Correlation, taken: &mut Taken, left: Duration) -> Message {
         let process = self.destination.process();
-        let mut message = Message::new(MessageKind::Request, std::mem::take(&mut request.body));
+        let mut message = Message::new(MessageKind::Request, std::mem::take(&mut taken.body));
         let head = &mut message.head;
-        head.lane = request.lane;
+        head.lane = taken.options.class.lane();
         head.link = Some(link);
         head.origin = process.origin;
-        head.message_number = core.next_message_number();
+        // No two calls of a process share a correlation, and all copies of one call do: just what this number is for.
+        head.message_number = MessageNumber(correlation.pack());
         head.correlation_id = CorrelationId(correlation.pack());
         head.incarnation = process.incarnation;
+        head.attempt = taken.attempt;
+        head.copies = taken.options.may_repeat();
         head.reply_address = Some(self.destination.address());
         // The longest timeout is one that fits. Rounded up: what is left is more than nothing.
         head.deadline_us = u32::try_from(left.as_nanos().div_ceil(1000)).ok();

@@ -1,15 +1,18 @@
 //! What answers the events of a service's driver: requests in, replies out.
 
 use super::super::error::ServiceError;
+use super::brokers::{BROKERS_TIMER, Brokers, LEAVING_TIMER};
+use super::duplicates::{Duplicates, Key, repeatable};
 use super::{Request, ServiceStats};
-use crate::connection::{AttachRequest, CloseReason, LinkError, LinkRoom, SendError, Target};
-use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler};
+use crate::connection::{AttachRequest, CloseReason, Deliveries, LinkError, LinkRoom, SendError, Target};
+use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
 use crate::message::Message;
 use crate::pool::{Body, Pool, PoolError, Segment};
-use crate::proto::control::{Address as LinkAddress, DetachCode, LinkRole};
+use crate::proto::control::{DetachCode, LinkRole, Outcome};
 use crate::proto::extension::ExtensionWriter;
 use crate::proto::handshake::Negotiated;
-use crate::proto::record::MessageKind;
+use crate::proto::hello::Capabilities;
+use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::text::Name;
 use crate::proto::{LANES, Lane, LinkId, ReplyAddress};
 use std::collections::VecDeque;
@@ -18,16 +21,19 @@ use std::time::Duration;
 /// How soon sending is tried again when a queue or the pool was full, of which no event tells when it is not any more.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 
-/// The one timer.
+/// The timer by which sending is tried again. `brokers` has others.
 const RETRY_TIMER: usize = 0;
 
 /// Answers the events of a service's driver.
-pub(super) struct Answers<F> {
-    destination: String,
+pub(in crate::rpc) struct Answers<F> {
+    pub(super) destination: String,
     room: LinkRoom,
     answer: F,
     mode: Mode,
     pub(super) state: State,
+    /// Of a service that connects.
+    pub(in crate::rpc) brokers: Option<Brokers>,
+    duplicates: Duplicates,
     /// By connection.
     peers: Vec<Peer>,
     is_retrying: bool,
@@ -60,8 +66,16 @@ struct Peer {
     replies: Vec<(ReplyAddress, LinkId)>,
     /// Replies that wait to be sent. Their requests keep their room until they are, so there are no more of them than
     /// were granted.
-    waiting: [VecDeque<Message>; LANES],
+    waiting: [VecDeque<Answer>; LANES],
     waiting_bytes: u64,
+    /// It is told when a request was answered.
+    takes_settlements: bool,
+}
+
+/// A reply, and the request that is settled when it was handed to the connection.
+struct Answer {
+    reply: Message,
+    request: Option<Deliveries>,
 }
 
 /// Whether the next reply of a lane may be tried.
@@ -72,8 +86,17 @@ enum Next {
 }
 
 impl<F> Answers<F> {
-    pub(super) fn new(destination: &str, room: LinkRoom, mode: Mode, answer: F) -> Self {
+    pub(super) fn new(
+        destination: &str,
+        room: LinkRoom,
+        brokers: Option<Brokers>,
+        duplicates: Duplicates,
+        answer: F,
+    ) -> Self {
+        let mode = if brokers.is_some() { Mode::Connected } else { Mode::Listening };
         Self {
+            brokers,
+            duplicates,
             destination: destination.to_owned(),
             room,
             answer,
@@ -91,6 +114,14 @@ impl<F> Answers<F> {
             self.peers.resize_with(index + 1, Peer::default);
         }
         &mut self.peers[index]
+    }
+}
+
+impl<F> Answers<F> {
+    /// Whether answers wait to be sent.
+    pub(super) fn has_waiting(&self, connection: ConnectionId) -> bool {
+        let peer = self.peers.get(connection.index());
+        peer.is_some_and(|peer| peer.waiting.iter().any(|queue| !queue.is_empty()))
     }
 }
 
@@ -121,12 +152,37 @@ where
         reply
     }
 
+    /// A copy of a request that was handled: it is answered as the first one was, if that answer is still kept.
+    fn duplicate(
+        &mut self,
+        core: &mut Core,
+        connection: ConnectionId,
+        (head, key): (&MessageHead, Key),
+        request: Option<Deliveries>,
+    ) {
+        self.stats.duplicates += 1;
+        let kept = head.reply_address.zip(self.duplicates.reply(key, core.pool()));
+        let Some((address, mut reply)) = kept else {
+            return settle(core, connection, request, Outcome::Accepted);
+        };
+        reply.head.link = self.reply_link(connection, address);
+        if self.mode == Mode::Listening && reply.head.link.is_none() {
+            self.stats.replies_dropped += 1;
+            return settle(core, connection, request, Outcome::Accepted);
+        }
+        // What the copy is recognised by, which may be a later attempt.
+        reply.head.attempt = head.attempt;
+        reply.head.message_number = core.next_message_number();
+        self.stats.duplicates_answered += 1;
+        self.send(core, connection, Answer { reply, request });
+    }
+
     /// Sends a reply, or lets it wait behind those that wait already.
-    fn send(&mut self, core: &mut Core, connection: ConnectionId, reply: Message) {
-        let lane = reply.head.lane;
+    fn send(&mut self, core: &mut Core, connection: ConnectionId, answer: Answer) {
+        let lane = answer.reply.head.lane;
         let peer = self.peer(connection);
-        peer.waiting_bytes += reply.charged_bytes();
-        peer.waiting[lane.index()].push_back(reply);
+        peer.waiting_bytes += answer.reply.charged_bytes();
+        peer.waiting[lane.index()].push_back(answer);
         if peer.waiting[lane.index()].len() == 1 {
             self.send_lane(core, connection, lane);
         }
@@ -141,17 +197,21 @@ where
     }
 
     fn send_lane(&mut self, core: &mut Core, connection: ConnectionId, lane: Lane) {
-        while let Some(reply) = self.peer(connection).waiting[lane.index()].pop_front() {
-            let bytes = reply.charged_bytes();
+        while let Some(answer) = self.peer(connection).waiting[lane.index()].pop_front() {
+            let bytes = answer.reply.charged_bytes();
             self.peer(connection).waiting_bytes -= bytes;
-            if self.try_send(core, connection, reply) == Next::Lane {
+            if self.try_send(core, connection, answer) == Next::Lane {
                 return;
             }
         }
     }
 
-    fn try_send(&mut self, core: &mut Core, connection: ConnectionId, reply: Message) -> Next {
-        let Err((error, mut reply)) = core.send(connection, reply) else { return Next::Same };
+    fn try_send(&mut self, core: &mut Core, connection: ConnectionId, answer: Answer) -> Next {
+        let Answer { reply, request } = answer;
+        let Err((error, mut reply)) = core.send(connection, reply) else {
+            settle(core, connection, request, Outcome::Accepted);
+            return Next::Same;
+        };
         let was_failure = reply.head.failure;
         match error {
             // An event tells when there is credit again.
@@ -168,22 +228,23 @@ where
                 reply.body = Body::new();
                 let text = format!("its reply cannot be sent: {error}");
                 fail(core.pool(), &mut reply, &ServiceError { code: 0, text });
-                return self.try_send(core, connection, reply);
+                return self.try_send(core, connection, Answer { reply, request });
             }
             // The failure mark alone says less, but it says it.
             SendError::HeadTooLong { .. } if reply.extensions.is_some() => {
                 reply.extensions = None;
-                return self.try_send(core, connection, reply);
+                return self.try_send(core, connection, Answer { reply, request });
             }
             _ => {
                 self.stats.replies_dropped += 1;
+                settle(core, connection, request, Outcome::Accepted);
                 return Next::Same;
             }
         }
         let (bytes, lane) = (reply.charged_bytes(), reply.head.lane);
         let peer = self.peer(connection);
         peer.waiting_bytes += bytes;
-        peer.waiting[lane.index()].push_front(reply);
+        peer.waiting[lane.index()].push_front(Answer { reply, request });
         Next::Lane
     }
 
@@ -251,15 +312,18 @@ impl<F> Handler for Answers<F>
 where
     F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
 {
-    fn opened(&mut self, core: &mut Core, connection: ConnectionId, _peer: &Negotiated) {
-        *self.peer(connection) = Peer { connection: Some(connection), ..Peer::default() };
+    fn opened(&mut self, core: &mut Core, connection: ConnectionId, peer: &Negotiated) {
+        let takes_settlements =
+            self.mode == Mode::Connected && peer.capabilities.contains(Capabilities::SETTLEMENT);
+        *self.peer(connection) = Peer { connection: Some(connection), takes_settlements, ..Peer::default() };
         if self.mode == Mode::Listening {
             return;
         }
         // The name was checked when the service was made.
         let Ok(name) = Name::new(&self.destination) else { return };
-        if let Err(error) = core.attach(connection, LinkRole::Consumer, LinkAddress::Named(name), self.room) {
-            self.state = State::Ended(error.to_string());
+        let role = if takes_settlements { LinkRole::SettlingConsumer } else { LinkRole::Consumer };
+        if let Some(brokers) = &mut self.brokers {
+            brokers.attach(core, connection, role, name, self.room);
         }
     }
 
@@ -276,9 +340,12 @@ where
         );
     }
 
-    fn attached(&mut self, _core: &mut Core, connection: ConnectionId, link: LinkId) {
-        self.peer(connection).requests.push(link);
-        self.state = State::Serving;
+    fn attached(&mut self, core: &mut Core, connection: ConnectionId, link: LinkId) {
+        let Some(brokers) = &mut self.brokers else { return };
+        if brokers.attached(core, connection, link, &self.destination) {
+            self.peer(connection).requests.push(link);
+            self.state = State::Serving;
+        }
     }
 
     fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer) {
@@ -288,28 +355,41 @@ where
         match self.mode {
             // What waits for the link is not waited with any longer.
             Mode::Listening => self.send_waiting(core, connection),
-            Mode::Connected => {
-                let text = format!("the broker detached it ({:?}): {}", detached.code, detached.text);
-                self.state = State::Ended(text);
-            }
+            Mode::Connected => self.detached_by_broker(core, connection, &detached),
         }
     }
 
     fn message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
         let (kind, address) = (message.head.kind, message.head.reply_address);
+        let request = Deliveries::of(&message).filter(|_| self.peer(connection).takes_settlements);
         if kind == MessageKind::Reply {
             self.stats.strays += 1;
+            settle(core, connection, request, Outcome::Rejected);
+            return self.renew_room(core, connection);
+        }
+        if let Some(brokers) = &mut self.brokers {
+            brokers.note_request(core.now(), connection);
+        }
+        let repeatable = repeatable(&message.head);
+        if let Some(key) = repeatable.filter(|&key| self.duplicates.contains(key)) {
+            self.duplicate(core, connection, (&message.head, key), request);
             return self.renew_room(core, connection);
         }
         self.stats.requests += 1;
         let mut reply = self.reply(core, message);
+        if let Some(key) = repeatable {
+            self.duplicates.remember(key, address.map(|_| &reply), core.pool());
+        }
         match address.filter(|_| kind == MessageKind::Request) {
-            None => self.stats.without_reply_address += 1,
+            None => {
+                self.stats.without_reply_address += 1;
+                settle(core, connection, request, Outcome::Accepted);
+            }
             Some(address) => {
                 reply.head.link = self.reply_link(connection, address);
                 match (self.mode, reply.head.link) {
                     (Mode::Listening, None) => self.stats.replies_dropped += 1,
-                    _ => self.send(core, connection, reply),
+                    _ => self.send(core, connection, Answer { reply, request }),
                 }
             }
         }
@@ -320,16 +400,46 @@ where
         self.send_waiting(core, connection);
     }
 
-    fn closed(&mut self, _core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+    fn closed(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
         let peer = std::mem::take(self.peer(connection));
         self.stats.replies_dropped += peer.waiting.iter().map(VecDeque::len).sum::<usize>() as u64;
-        if self.mode == Mode::Connected {
-            self.state = State::Ended(reason.to_string());
+        if let Some(brokers) = &mut self.brokers {
+            brokers.closed(core, connection, &reason.to_string());
         }
     }
 
-    fn timer(&mut self, core: &mut Core, _key: usize) {
-        self.retry(core);
+    fn interrupted(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+        if let Some(brokers) = &mut self.brokers {
+            brokers.interrupted(core, connection, &reason.to_string());
+        }
+    }
+
+    fn resumed(&mut self, core: &mut Core, connection: ConnectionId, resumed: &Resumed) {
+        if let Some(brokers) = &mut self.brokers {
+            brokers.resumed(core, connection, resumed);
+        }
+    }
+
+    fn leaving(&mut self, core: &mut Core, connection: ConnectionId, leaving: &Leaving) {
+        if let Some(brokers) = &mut self.brokers {
+            brokers.asked_to_leave(core, connection, leaving);
+        }
+    }
+
+    fn timer(&mut self, core: &mut Core, key: usize) {
+        match (key, &mut self.brokers) {
+            (BROKERS_TIMER, Some(brokers)) => brokers.keep_attached(core),
+            (LEAVING_TIMER, _) => self.close_left(core),
+            _ => self.retry(core),
+        }
+    }
+}
+
+/// Tells the broker what became of a request, if it takes that.
+fn settle(core: &mut Core, connection: ConnectionId, request: Option<Deliveries>, outcome: Outcome) {
+    if let Some(request) = request {
+        // If the link has ended meanwhile, the broker has given the request to another.
+        let _ = core.settle(connection, &request, outcome);
     }
 }
 

@@ -50,14 +50,32 @@ impl BackgroundService {
     where
         F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError> + Send + 'static,
     {
-        let (address, destination) = (address.clone(), destination.to_owned());
+        Self::connect_any(std::slice::from_ref(address), destination, config, answer)
+    }
+
+    /// As [`Service::connect_any`], in a new thread.
+    ///
+    /// # Errors
+    /// [`ServiceFailure`].
+    pub fn connect_any<F>(
+        addresses: &[Address],
+        destination: &str,
+        config: ServiceConfig,
+        answer: F,
+    ) -> Result<Self, ServiceFailure>
+    where
+        F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError> + Send + 'static,
+    {
+        let (addresses, destination) = (addresses.to_vec(), destination.to_owned());
         Self::start(move || {
-            let service = Service::connect(&address, &destination, config, answer)?;
-            Ok((service, address))
+            let service = Service::connect_any(&addresses, &destination, config, answer)?;
+            // An empty list is refused before.
+            let first = addresses.into_iter().next().unwrap_or_else(|| Address::inproc(""));
+            Ok((service, first))
         })
     }
 
-    /// Where it listens, with the port that the system chose; or the broker's address.
+    /// Where it listens, with the port that the system chose; or the first broker's address.
     pub fn address(&self) -> &Address {
         &self.address
     }

@@ -2,16 +2,23 @@
 //!
 //! Here is what an application sees; `answers` is what runs on the driver, `background` a service with a thread of
 //! its own. A service answers every request that reaches it, if only to say that it failed, and keeps a reply until
-//! there is room for it.
+//! there is room for it. A broker that takes settlements is told of each request when its reply was handed to the
+//! connection, in the same frame; one whose service goes before that is given to another.
 
 mod answers;
 mod background;
+mod brokers;
+mod duplicates;
 
 pub use background::BackgroundService;
 
+pub(super) use answers::Answers;
+
 use super::destination::ReplyDestination;
 use super::error::ServiceError;
+use super::events::EventListener;
 use super::say_goodbye;
+use super::uplinks::{AddressCount, AddressFailure, Pace, Uplinks, list};
 use crate::backend::{ConnectError, ListenError};
 use crate::connection::LinkRoom;
 use crate::driver::{Address, Core, Driver, DriverConfig, DriverError, DriverStats};
@@ -22,7 +29,9 @@ use crate::proto::control::CloseCode;
 use crate::proto::extension::Extensions;
 use crate::proto::record::MessageHead;
 use crate::proto::text::Name;
-use answers::{Answers, Mode, State};
+use answers::State;
+use brokers::Brokers;
+use duplicates::Duplicates;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -33,8 +42,29 @@ use thiserror::Error;
 pub struct ServiceConfig {
     /// A name for the peer's logs, up to 64 bytes. Default "service".
     pub name: String,
-    /// Behind a broker, the connection must be up within this time. Default 5 s.
+    /// Behind brokers, one of them must have accepted the service within this time, however often it is tried. Default
+    /// 5 s.
     pub connect_timeout: Duration,
+    /// Behind several brokers, it is attached to so many at a time: the first of the list that work. Default 2.
+    pub attach_to: usize,
+    /// A broker that does not answer holds up an attempt at the next one for so long. Default 1 s.
+    pub failover_after: Duration,
+    /// After a failed attempt the next one at the same broker comes after a delay that doubles from this, each drawn from
+    /// the upper half of its interval; at least 1 ms. Default 10 ms.
+    pub reconnect_min: Duration,
+    /// Up to this. Default 1 s.
+    pub reconnect_max: Duration,
+    /// While it is attached to brokers that are not the first of the list, the better ones are tried again so often.
+    /// Default 5 s.
+    pub return_after: Duration,
+    /// The requests of which copies may come (gold calls, idempotent ones, what a broker redelivers) that are
+    /// remembered, so that no copy is handled again. 0 remembers none. Default 4,096, at some 80 bytes each.
+    pub duplicate_window: usize,
+    /// The bytes of buffers that the replies to them may keep alive. A copy whose reply is not kept any more is not
+    /// answered. Default 4 MiB.
+    pub duplicate_reply_bytes_max: usize,
+    /// Hears what happens to sessions and links, behind brokers. Default none.
+    pub events: Option<EventListener>,
     /// Requests that a broker, or each client, may have sent ahead of their answers, replies that wait to be sent
     /// included. Default 256.
     pub prefetch_messages: u32,
@@ -49,10 +79,30 @@ impl Default for ServiceConfig {
         Self {
             name: "service".to_owned(),
             connect_timeout: Duration::from_secs(5),
+            attach_to: 2,
+            failover_after: Duration::from_secs(1),
+            reconnect_min: Duration::from_millis(10),
+            reconnect_max: Duration::from_secs(1),
+            return_after: Duration::from_secs(5),
+            duplicate_window: 4096,
+            duplicate_reply_bytes_max: 4 << 20,
+            events: None,
             prefetch_messages: 256,
             prefetch_bytes: 16 << 20,
             driver: DriverConfig::default(),
         }
+    }
+}
+
+impl ServiceConfig {
+    fn uplinks(&self, addresses: &[Address]) -> Result<Uplinks, AddressCount> {
+        let pace = Pace {
+            failover_after: self.failover_after,
+            reconnect_min: self.reconnect_min,
+            reconnect_max: self.reconnect_max,
+            return_after: self.return_after,
+        };
+        Uplinks::new(addresses, self.attach_to, pace)
     }
 }
 
@@ -63,6 +113,9 @@ pub enum ServiceFailure {
     /// Its driver does not start.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// Too few or too many brokers were named.
+    #[error(transparent)]
+    Addresses(#[from] AddressCount),
     /// It does not even try to connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -77,7 +130,7 @@ pub enum ServiceFailure {
         /// What is wrong with it.
         violation: PeerMisbehaved,
     },
-    /// The broker refused it, or the connection ended.
+    /// Every broker refused it before it had ever served, for a reason that trying again does not change.
     #[error("the service at '{destination}' has ended: {reason}")]
     Ended {
         /// Its destination.
@@ -85,9 +138,14 @@ pub enum ServiceFailure {
         /// Why.
         reason: String,
     },
-    /// It was not ready in time.
-    #[error("the broker had not accepted the service after {0:?} (connect_timeout)")]
-    ConnectTimeout(Duration),
+    /// No broker had accepted it in time.
+    #[error("no broker had accepted the service after {timeout:?} (connect_timeout): {}", list(.failures))]
+    NotConnected {
+        /// The limit.
+        timeout: Duration,
+        /// Each address, with the reason.
+        failures: Vec<AddressFailure>,
+    },
     /// A wire broke.
     #[error("the driver failed: {0}")]
     Io(#[from] io::Error),
@@ -114,6 +172,11 @@ impl Request<'_> {
     /// What is known of it beside its body: remaining deadline, lane, hops, origin.
     pub fn head(&self) -> &MessageHead {
         &self.message.head
+    }
+
+    /// Whether it may have been handled before: it was given to a service that went without settling it.
+    pub fn is_redelivered(&self) -> bool {
+        self.message.head.redelivered
     }
 
     /// Its extensions.
@@ -151,6 +214,10 @@ pub struct ServiceStats {
     pub reply_waits: u64,
     /// Replies that could not be sent, because their client was gone or takes no replies.
     pub replies_dropped: u64,
+    /// Copies of requests that were handled before; they were not handled again.
+    pub duplicates: u64,
+    /// Of these, those that were answered with the reply to the first copy.
+    pub duplicates_answered: u64,
 }
 
 /// Answers the requests of one destination by a function, on the thread that makes and runs it.
@@ -168,6 +235,9 @@ where
 {
     /// Serves a destination of a broker. Blocks until the broker has accepted.
     ///
+    /// It goes on for as long as it lives: when the session with the broker ends another one is begun, as often as that
+    /// takes.
+    ///
     /// # Errors
     /// [`ServiceFailure`].
     pub fn connect(
@@ -176,13 +246,32 @@ where
         config: ServiceConfig,
         answer: F,
     ) -> Result<Self, ServiceFailure> {
+        Self::connect_any(std::slice::from_ref(address), destination, config, answer)
+    }
+
+    /// As [`Service::connect`], of several brokers, in order of preference; at most [`super::ADDRESSES_MAX`]. It is
+    /// attached to `attach_to` of them at a time, so that it is still called when one of them dies. Blocks until one
+    /// has accepted.
+    ///
+    /// # Errors
+    /// [`ServiceFailure`].
+    pub fn connect_any(
+        addresses: &[Address],
+        destination: &str,
+        config: ServiceConfig,
+        answer: F,
+    ) -> Result<Self, ServiceFailure> {
         let timeout = config.connect_timeout;
-        let mut service = Self::begin_connect(address, destination, config, answer)?;
+        let mut service = Self::begin_connect_any(addresses, destination, config, answer)?;
         let is_known = |_: &mut Core, answers: &mut Answers<F>| answers.state != State::Starting;
         service.driver.run_until(Some(timeout), is_known)?;
-        match &service.driver.parts().1.state {
+        let answers = service.driver.parts().1;
+        match &answers.state {
             State::Serving => Ok(service),
-            State::Starting => Err(ServiceFailure::ConnectTimeout(timeout)),
+            State::Starting => {
+                let failures = answers.brokers.as_ref().map(Brokers::failures).unwrap_or_default();
+                Err(ServiceFailure::NotConnected { timeout, failures })
+            }
             State::Ended(_) => Err(service.ended()),
         }
     }
@@ -198,8 +287,25 @@ where
         config: ServiceConfig,
         answer: F,
     ) -> Result<Self, ServiceFailure> {
-        let mut service = Self::new(destination, config, Mode::Connected, answer)?;
-        service.driver.parts().0.connect(address)?;
+        Self::begin_connect_any(std::slice::from_ref(address), destination, config, answer)
+    }
+
+    /// As [`Service::begin_connect`], of several brokers; see [`Service::connect_any`].
+    ///
+    /// # Errors
+    /// [`ServiceFailure`] for what is known at once.
+    pub fn begin_connect_any(
+        addresses: &[Address],
+        destination: &str,
+        config: ServiceConfig,
+        answer: F,
+    ) -> Result<Self, ServiceFailure> {
+        let brokers = Brokers::new(config.uplinks(addresses)?, config.events.clone());
+        let mut service = Self::new(destination, config, Some(brokers), answer)?;
+        let (core, answers) = service.driver.parts();
+        if let Some(brokers) = &mut answers.brokers {
+            brokers.start(core)?;
+        }
         Ok(service)
     }
 
@@ -214,25 +320,31 @@ where
         config: ServiceConfig,
         answer: F,
     ) -> Result<(Self, Address), ServiceFailure> {
-        let mut service = Self::new(destination, config, Mode::Listening, answer)?;
+        let mut service = Self::new(destination, config, None, answer)?;
         let (core, answers) = service.driver.parts();
         answers.state = State::Serving;
         let (_, address) = core.listen(address)?;
         Ok((service, address))
     }
 
-    fn new(destination: &str, config: ServiceConfig, mode: Mode, answer: F) -> Result<Self, ServiceFailure> {
+    fn new(
+        destination: &str,
+        config: ServiceConfig,
+        brokers: Option<Brokers>,
+        answer: F,
+    ) -> Result<Self, ServiceFailure> {
         let name_error =
             |violation| ServiceFailure::DestinationName { destination: destination.to_owned(), violation };
         Name::new(destination).map_err(name_error)?;
         let room = LinkRoom { messages: config.prefetch_messages.into(), bytes: config.prefetch_bytes };
-        let answers = Answers::new(destination, room, mode, answer);
+        let duplicates = Duplicates::new(config.duplicate_window, config.duplicate_reply_bytes_max);
+        let answers = Answers::new(destination, room, brokers, duplicates, answer);
         let identity = ReplyDestination::of_process().identity(&config.name);
         let driver = Driver::new(config.driver, identity, answers)?;
         Ok(Self { driver, destination: destination.to_owned() })
     }
 
-    /// Answers requests until the connection to the broker ends; for ever if it listens itself.
+    /// Answers requests, for ever unless no broker will have it.
     ///
     /// # Errors
     /// [`ServiceFailure::Ended`] with the reason, and [`ServiceFailure::Io`].
@@ -293,6 +405,11 @@ where
         self.driver.stats()
     }
 
+    #[cfg(test)]
+    pub(super) fn parts(&mut self) -> (&mut Core, &mut Answers<F>) {
+        self.driver.parts()
+    }
+
     fn ended(&mut self) -> ServiceFailure {
         let reason = match &self.driver.parts().1.state {
             State::Ended(reason) => reason.clone(),
@@ -307,6 +424,9 @@ where
     F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
 {
     fn drop(&mut self) {
+        if let Some(brokers) = &mut self.driver.parts().1.brokers {
+            brokers.stop();
+        }
         say_goodbye(&mut self.driver, CloseCode::ShuttingDown, "the service was stopped");
     }
 }

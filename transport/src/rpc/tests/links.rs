@@ -88,26 +88,30 @@ fn without_its_reply_link_the_connection_is_given_up() {
     let mut rig = Rig::new(8, Peer::default());
     rig.peer.parts().1.room.messages = 1;
     let sent = rig.start("orders", b"sent", LIMIT);
-    let unsent = rig.start("orders", b"unsent", LIMIT);
+    let mut unsent = rig.start("orders", b"unsent", LIMIT);
     assert_eq!(rig.requests().len(), 1);
     let link = rig.peer.parts().1.replies.unwrap();
     rig.detach(link, "no replies any more");
-    let (sent, unsent) = (rig.finish(sent).unwrap_err(), rig.finish(unsent).unwrap_err());
+    let sent = rig.finish(sent).unwrap_err();
     assert!(matches!(&sent, CallError::OutcomeUnknown { reason } if reason.contains("no replies any more")));
-    assert!(matches!(unsent, CallError::NotConnected { .. }), "{unsent}");
     rig.pump();
     assert!(rig.peer.parts().1.closed.is_some());
-    let later = rig.start("orders", b"later", LIMIT);
-    assert!(matches!(rig.finish(later), Err(CallError::NotConnected { .. })));
+    assert!(unsent.try_take().is_none(), "it waits for the next session");
+    let request = rig.next_request();
+    rig.reply(&request.head, b"", |_| {});
+    rig.finish(unsent).unwrap();
 }
 
 #[test]
 fn a_peer_that_refuses_the_reply_destination_refuses_the_client() {
     let peer = Peer { consumers: Answer::Refuse("no replies here"), ..Peer::default() };
     let mut rig = Rig::with(ReplyDestination::new(8), ClientConfig::default(), peer);
-    let call = rig.start("orders", b"x", LIMIT);
+    let call = rig.start("orders", b"x", Duration::from_millis(50));
     let error = rig.finish(call).unwrap_err();
-    assert!(matches!(&error, CallError::NotConnected { reason } if reason.contains("no replies here")));
+    assert!(
+        matches!(&error, CallError::NotSentInTime { reason, .. } if reason.contains("no replies here")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Rig {
         let mut peer =
             Driver::new(DriverConfig::default(), ReplyDestination::new(1).identity("peer"), peer).unwrap();
         peer.parts().0.listen(&address).unwrap();
-        let client = Client::start_connecting(&destination, &address, config).unwrap();
+        let client = Client::start_connecting(&destination, &[address], config).unwrap();
         Self { client, peer }
     }
 
@@ -154,6 +154,19 @@ impl Rig {
     pub(super) fn requests(&mut self) -> Vec<Message> {
         self.pump();
         std::mem::take(&mut self.peer.parts().1.requests)
+    }
+
+    /// The next request, however long the client needs to reconnect.
+    pub(super) fn next_request(&mut self) -> Message {
+        let began = Instant::now();
+        loop {
+            self.pump();
+            if !self.peer.parts().1.requests.is_empty() {
+                return self.peer.parts().1.requests.remove(0);
+            }
+            assert!(began.elapsed() < LIMIT, "no request comes");
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     /// Sends what a correct peer would answer, after `change`.

@@ -70,6 +70,7 @@ fn clients_that_come_and_go_use_no_shard_up() {
     for _ in 0..257 {
         let mut config = ClientConfig::default();
         config.driver.tcp.engine = crate::backend::tcp::EngineChoice::Epoll;
+        config.connect_timeout = std::time::Duration::from_micros(100);
         let refused = Client::connect_as(&destination, &nobody, config);
         assert!(matches!(refused, Err(ClientError::NotConnected { .. })), "{refused:?}");
     }

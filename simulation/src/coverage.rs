@@ -65,6 +65,10 @@ pub enum Transition {
     HandshakeTimeout,
     /// One ended because a frame or a bulk message did not go on.
     Unfinished,
+    /// A session ended because it had no connection for too long, or its peer had ended it.
+    Expired,
+    /// Somebody asked for a session that had ended.
+    NotResumed,
     /// A session lost its connection.
     Interrupted,
     /// A session went on over another connection.
@@ -107,7 +111,7 @@ trait Kind: Copy + fmt::Debug + 'static {
 /// Whether the sessions outlive their connections yet. While they do not, a connection that is lost puts everything on
 /// it in doubt, and is reported as the end of its session; when they do, this is all that has to be changed for the
 /// oracle to demand that nothing is lost between two ends that live.
-pub const SESSIONS_OUTLIVE_CONNECTIONS: bool = false;
+pub const SESSIONS_OUTLIVE_CONNECTIONS: bool = true;
 
 const fn with_sessions(least: u64) -> u64 {
     if SESSIONS_OUTLIVE_CONNECTIONS { least } else { 0 }
@@ -146,6 +150,8 @@ impl Kind for Transition {
         (Self::PeerNotReading, 10),
         (Self::HandshakeTimeout, 10),
         (Self::Unfinished, 0),
+        (Self::Expired, with_sessions(100)),
+        (Self::NotResumed, with_sessions(100)),
         (Self::Interrupted, with_sessions(1_000)),
         (Self::Resumed, with_sessions(1_000)),
         (Self::Moved, with_sessions(100)),

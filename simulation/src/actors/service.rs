@@ -138,7 +138,7 @@ fn answer(me: ActorId, oracle: Oracle, mut random: Random) -> Answer {
         if !is_body_of(request.body(), number) {
             ledger.fail(format!("request {number} arrived with other bytes"));
         }
-        ledger.handled(me, number);
+        ledger.handled(me, number, request.head().redelivered);
         if random.once_in(16) {
             return Err(ServiceError { code: number as u32, text: "this one is not for me".to_owned() });
         }

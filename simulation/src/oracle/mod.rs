@@ -25,6 +25,8 @@ use messages::{OneWay, Reception};
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use underlay::connection::CloseReason;
+use underlay::proto::control::RefusalCode;
+use underlay::proto::handshake::RefusalReason;
 
 /// The oracle of a run; clones are the same one.
 #[derive(Debug, Clone)]
@@ -46,6 +48,8 @@ pub struct Ledger {
     failure: Option<String>,
     /// For each two processes, when a session between them last ended at either end, or one of them died.
     parted: Vec<Option<u64>>,
+    /// For each two processes, when the first one last saw a session with the second one come up.
+    opened: Vec<u64>,
     messages: Vec<OneWay>,
     /// How many of them were not delivered yet.
     missing: usize,
@@ -71,6 +75,7 @@ impl Oracle {
             coverage: Coverage::of_one_seed(),
             trace: Trace::new(is_printed),
             parted: vec![None; names.len() * names.len()],
+            opened: vec![0; names.len() * names.len()],
             names,
             failure: None,
             messages: Vec::with_capacity(2_048),
@@ -135,7 +140,9 @@ impl Ledger {
     }
 
     /// A session between two processes came up, as one of them sees it.
-    pub fn opened(&mut self, at: ActorId) {
+    pub fn opened(&mut self, at: ActorId, with: ActorId) {
+        let place = at.0 * self.names.len() + with.0;
+        self.opened[place] = self.now;
         self.coverage.transition(Transition::Opened);
         self.event(at, Transition::Opened, 0);
     }
@@ -143,6 +150,21 @@ impl Ledger {
     /// A session has ended, or never came up, as one end sees it; `with` is the other one if it had come up.
     pub fn closed(&mut self, at: ActorId, with: Option<ActorId>, reason: &CloseReason) {
         let transition = match reason {
+            // Whoever comes back to a broker that was born again, or after it has expired there.
+            CloseReason::HandshakeRefused(RefusalReason::Policy { code: RefusalCode::SessionUnknown, .. })
+                if with.is_none() =>
+            {
+                Transition::NotResumed
+            }
+            CloseReason::SessionUnknown(_) | CloseReason::Expired { .. } if with.is_some() => {
+                let with = with.unwrap_or(at);
+                let since = self.opened[at.0 * self.names.len() + with.0];
+                if matches!(reason, CloseReason::SessionUnknown(_)) && !self.have_parted_since(at, with, since) {
+                    let name = self.name(at).to_owned();
+                    return self.fail(format!("{name}: its session was forgotten by a peer that had not ended it"));
+                }
+                Transition::Expired
+            }
             CloseReason::Misbehaved(_) | CloseReason::HandshakeRefused(_) | CloseReason::Refused(_) => {
                 let name = self.name(at).to_owned();
                 return self

@@ -30,12 +30,12 @@ pub use settings::{
     QueueSettings, Settings, Transport, Wait,
 };
 
-use underlay::session::SessionConfig;
 use underlay::backend::tcp::{EngineChoice, TcpConfig};
 use underlay::connection::ConnectionConfig;
 use underlay::driver::{Address, DriverConfig, WaitConfig, WaitMode};
 use underlay::pool::PoolConfig;
 use underlay::proto::Parameters;
+use underlay::session::SessionConfig;
 
 use std::time::Duration;
 

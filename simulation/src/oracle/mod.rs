@@ -151,17 +151,19 @@ impl Ledger {
     pub fn closed(&mut self, at: ActorId, with: Option<ActorId>, reason: &CloseReason) {
         let transition = match reason {
             // Whoever comes back to a broker that was born again, or after it has expired there.
-            CloseReason::HandshakeRefused(RefusalReason::Policy { code: RefusalCode::SessionUnknown, .. })
-                if with.is_none() =>
-            {
-                Transition::NotResumed
-            }
+            CloseReason::HandshakeRefused(RefusalReason::Policy {
+                code: RefusalCode::SessionUnknown,
+                ..
+            }) if with.is_none() => Transition::NotResumed,
             CloseReason::SessionUnknown(_) | CloseReason::Expired { .. } if with.is_some() => {
                 let with = with.unwrap_or(at);
                 let since = self.opened[at.0 * self.names.len() + with.0];
-                if matches!(reason, CloseReason::SessionUnknown(_)) && !self.have_parted_since(at, with, since) {
+                if matches!(reason, CloseReason::SessionUnknown(_))
+                    && !self.have_parted_since(at, with, since)
+                {
                     let name = self.name(at).to_owned();
-                    return self.fail(format!("{name}: its session was forgotten by a peer that had not ended it"));
+                    return self
+                        .fail(format!("{name}: its session was forgotten by a peer that had not ended it"));
                 }
                 Transition::Expired
             }

@@ -226,7 +226,9 @@ pub enum CloseReason {
     #[error("a limit of this end was reached: {0}")]
     ResourceLimit(String),
     /// A session found no connection again before it expired.
-    #[error("the session expired: no connection for {after:?} (session_expiry_ms); it was lost because {loss}")]
+    #[error(
+        "the session expired: no connection for {after:?} (session_expiry_ms); it was lost because {loss}"
+    )]
     Expired {
         /// How long it lives without a connection.
         after: Duration,

@@ -126,8 +126,7 @@ impl Open {
         if filled.is_ok()
             && let Some(record) = self.close.as_ref().filter(|record| !record.is_empty())
         {
-            let packed =
-                outbox.fill_record(record, &mut self.windows, &mut announcement, pool, gather);
+            let packed = outbox.fill_record(record, &mut self.windows, &mut announcement, pool, gather);
             if packed == Ok(true) {
                 self.close = Some(Vec::new());
             }

@@ -4,8 +4,8 @@
 //! sending that of arriving. The receiver settles by these positions. What it settles in one turn of its driver is
 //! collected here, neighbours with one outcome in one record, and leaves with whatever leaves next.
 
-use super::links::{Link, LinkError, LinkState, Links};
 use super::ConnectionEvent;
+use super::links::{Link, LinkError, LinkState, Links};
 use crate::message::Message;
 use crate::proto::control::{LinkRole, Outcome, Settle};
 use crate::proto::{Lane, LinkId, PeerMisbehaved};

@@ -399,7 +399,9 @@ impl Connection {
                 }
                 return;
             }
-            (_, Phase::Greeting(_) | Phase::Proposed(..)) if now >= times.started + config.handshake_timeout => {
+            (_, Phase::Greeting(_) | Phase::Proposed(..))
+                if now >= times.started + config.handshake_timeout =>
+            {
                 CloseReason::HandshakeTimeout(config.handshake_timeout)
             }
             (_, Phase::Greeting(_) | Phase::Proposed(..)) => return,
@@ -417,9 +419,8 @@ impl Connection {
             }
             (_, Phase::Open(open)) => {
                 open.owes_keep_alive |= now >= times.sent + open.keep_alive;
-                open.owes_acknowledgement |= streams.is_some_and(|streams| {
-                    now >= streams.acknowledgement_due(config.acknowledgement_delay)
-                });
+                open.owes_acknowledgement |= streams
+                    .is_some_and(|streams| now >= streams.acknowledgement_due(config.acknowledgement_delay));
                 return;
             }
         };

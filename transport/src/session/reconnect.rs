@@ -75,9 +75,8 @@ impl Reconnect {
         }
         self.backoff.reset();
         self.due = Timestamp::NEVER;
-        self.age_due = config.connection_age.map_or(Timestamp::NEVER, |age| {
-            now + self.backoff.between(age / 2, age)
-        });
+        self.age_due =
+            config.connection_age.map_or(Timestamp::NEVER, |age| now + self.backoff.between(age / 2, age));
         let is_best = self.current == 0;
         self.return_due = if is_best { Timestamp::NEVER } else { now + self.between_half(config) };
     }

@@ -112,8 +112,7 @@ impl Session {
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
     pub fn server(common: Arc<Common>, packet_bytes: u32, now: Timestamp) -> Result<Self, LocalFault> {
-        let connection =
-            Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
+        let connection = Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
         let mut session = Self::new(common, None);
         session.add_path(connection, now);
         Ok(session)
@@ -158,7 +157,8 @@ impl Session {
             && !self.is_closing
             && self.terms.is_some()
             && self.candidate().is_none();
-        let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| can && !reconnect.is_trying()) else {
+        let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| can && !reconnect.is_trying())
+        else {
             return false;
         };
         reconnect.begin(address, now);
@@ -223,9 +223,9 @@ impl Session {
 
     /// A path that is coming up.
     fn candidate(&self) -> Option<usize> {
-        self.paths.iter().position(|path| {
-            path.as_ref().is_some_and(|path| !path.is_open && !path.connection.is_ended())
-        })
+        self.paths
+            .iter()
+            .position(|path| path.as_ref().is_some_and(|path| !path.is_open && !path.connection.is_ended()))
     }
 
     /// The channel of a path is gone, and everything that had arrived was looked at.
@@ -262,7 +262,13 @@ impl Session {
             SessionTerms::default()
         } else {
             let epoch = wanted.epoch;
-            SessionTerms { session: Some(id), epoch, expiry_ms, token: Some(token), ..SessionTerms::default() }
+            SessionTerms {
+                session: Some(id),
+                epoch,
+                expiry_ms,
+                token: Some(token),
+                ..SessionTerms::default()
+            }
         };
         path.connection.accept(terms);
     }
@@ -290,15 +296,16 @@ impl Session {
         let unknown = || (RefusalCode::SessionUnknown, SESSION_UNKNOWN.to_owned());
         let (asked, peer) = (&proposal.client().body.session, proposal.client().body.process);
         let (Some(terms), Some(streams)) = (&self.terms, &self.streams) else { return Err(unknown()) };
-        let is_peer = self.peer.is_some_and(|known| {
-            (known.process, known.incarnation) == (peer.process, peer.incarnation)
-        });
+        let is_peer = self
+            .peer
+            .is_some_and(|known| (known.process, known.incarnation) == (peer.process, peer.incarnation));
         if matches!(self.state, State::Ended | State::Opening) || self.is_closing || !is_peer {
             return Err(unknown());
         }
         let token = terms.shown(asked.proof).ok_or_else(unknown)?;
         if !self.has_room() {
-            let text = format!("the session has {PATHS_MAX} connections; try again when one of them has ended");
+            let text =
+                format!("the session has {PATHS_MAX} connections; try again when one of them has ended");
             return Err((RefusalCode::ResourceLimit, text));
         }
         if asked.epoch <= terms.epoch {
@@ -446,7 +453,12 @@ impl Session {
     }
 
     /// What a path has found: what is the session's own affair comes to nothing here.
-    fn path_event(&mut self, index: usize, event: ConnectionEvent, now: Timestamp) -> Option<ConnectionEvent> {
+    fn path_event(
+        &mut self,
+        index: usize,
+        event: ConnectionEvent,
+        now: Timestamp,
+    ) -> Option<ConnectionEvent> {
         match event {
             ConnectionEvent::Opened(negotiated) => self.opened(index, negotiated, now),
             ConnectionEvent::Closed(reason) => self.path_closed(index, reason, now),
@@ -471,9 +483,7 @@ impl Session {
     ) -> Result<bool, PoolError> {
         let is_current = self.current == Some(index);
         match &mut self.paths[index] {
-            Some(path) => {
-                path.connection.poll_transmit(self.streams.as_mut(), is_current, now, pool, gather)
-            }
+            Some(path) => path.connection.poll_transmit(self.streams.as_mut(), is_current, now, pool, gather),
             None => Ok(false),
         }
     }
@@ -585,9 +595,10 @@ impl Session {
 
     /// Counts how often it was resumed at the same positions although something waits for the peer.
     fn is_in_vain(&mut self, positions: &[u64; STREAMS]) -> bool {
-        let waits = self.streams.as_ref().is_some_and(|streams| {
-            streams.outbox.waiting_messages() + streams.outbox.waiting_control() > 0
-        });
+        let waits = self
+            .streams
+            .as_ref()
+            .is_some_and(|streams| streams.outbox.waiting_messages() + streams.outbox.waiting_control() > 0);
         let is_same = *positions == self.progress.positions;
         self.progress.positions = *positions;
         self.progress.in_vain = if is_same && waits { self.progress.in_vain + 1 } else { 0 };

@@ -107,11 +107,8 @@ impl Core {
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         let terms = SessionTerms::default();
         Connection::client(config.connection.clone(), &identity, 4096, terms, Timestamp::ZERO)?;
-        let common = Common {
-            connection: config.connection.clone(),
-            session: config.session.clone(),
-            identity,
-        };
+        let common =
+            Common { connection: config.connection.clone(), session: config.session.clone(), identity };
         Ok(Self {
             config,
             common: Arc::new(common),

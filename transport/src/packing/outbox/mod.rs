@@ -363,4 +363,3 @@ fn gather_entries(body: &Body) -> usize {
 fn leaves_by_reference(body: &Body) -> bool {
     body.len() >= COPY_BREAK_BYTES
 }
-

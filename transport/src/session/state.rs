@@ -750,7 +750,7 @@ impl Session {
         {
             let next = path.connection.next_timeout(self.streams.as_ref());
             return match &self.reconnect {
-                Some(reconnect) if self.terms.is_some() => {
+                Some(reconnect) if self.terms.is_some() && self.closing.is_none() => {
                     next.min(reconnect.next_timeout(false, &self.common.session))
                 }
                 _ => next,

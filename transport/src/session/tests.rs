@@ -4,7 +4,11 @@
 //! Time is moved by the test, and what is random comes from a seed, so every run of a test is the same. The others are
 //! named by what they prove.
 
+mod away;
+mod hostile;
 mod moving;
 mod resuming;
 mod rig;
 mod script;
+mod storm;
+mod time;

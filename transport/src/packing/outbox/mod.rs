@@ -360,3 +360,5 @@ fn leaves_by_reference(body: &Body) -> bool {
     body.len() >= COPY_BREAK_BYTES
 }
 
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -50,7 +50,8 @@ fn nothing_is_lost_or_twice_when_moving_in_traffic() {
 
 #[test]
 fn a_conversation_moves_at_any_moment() {
-    for moment in 0..250 {
+    // More than the conversation has.
+    for moment in 0..10_000 {
         let mut rig = Script::rig_of(SessionConfig::default(), vec![slow(), Wire::default()]);
         let (mut count, mut moved) = (0, false);
         Script::default().run(&mut rig, |rig| {
@@ -63,7 +64,10 @@ fn a_conversation_moves_at_any_moment() {
                 }
             }
         });
-        assert!(moved);
+        if !moved {
+            assert!(moment > 30, "a conversation of {moment} moments");
+            return;
+        }
     }
 }
 
@@ -73,14 +77,14 @@ fn what_comes_late_by_the_old_connection_is_dropped_and_counted() {
     let late = Wire { latency: 50 * MILLISECOND, ..Wire::default() };
     let mut rig = Rig::of(least(), SessionConfig::default(), vec![late, Wire::default()]);
     rig.run_for(SECOND / 5);
-    (0..6).for_each(|_| rig.client().send(Lane::Normal, 100));
+    (0..3).for_each(|_| rig.client().send(Lane::Normal, 100));
     rig.run_for(MILLISECOND);
     assert!(rig.begin_move(1));
     rig.run_for(5 * MILLISECOND);
-    assert_eq!(rig.server().got, [0, 6, 0], "by the new one");
+    assert_eq!(rig.server().got, [0, 3, 0], "by the new one");
     assert_eq!(rig.server().session().counts().duplicates, 0);
     rig.run_for(SECOND / 5);
-    assert_eq!(rig.server().session().counts().duplicates, 6);
+    assert_eq!(rig.server().session().counts().duplicates, 3);
     rig.rest();
 }
 

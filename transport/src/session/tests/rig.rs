@@ -218,7 +218,7 @@ impl End {
         self.sessions[0].as_mut().unwrap()
     }
 
-    fn pull(&mut self, slot: usize, now: Timestamp) {
+    pub(super) fn pull(&mut self, slot: usize, now: Timestamp) {
         loop {
             let Some(session) = &mut self.sessions[slot] else { return };
             let Some(event) = session.poll_event(now, &mut self.pool).unwrap() else { return };
@@ -402,11 +402,14 @@ impl Rig {
     fn time_out(&mut self, index: usize) {
         let (now, end) = (self.now, &mut self.ends[index]);
         for slot in 0..end.sessions.len() {
-            if let Some(session) = &mut end.sessions[slot]
-                && session.next_timeout() <= now
-            {
-                session.handle_timeout(now);
-                end.pull(slot, now);
+            // Once more for what only comes due by what the first call has brought about.
+            for _ in 0..2 {
+                if let Some(session) = &mut end.sessions[slot]
+                    && session.next_timeout() <= now
+                {
+                    session.handle_timeout(now);
+                    end.pull(slot, now);
+                }
             }
         }
         self.advance_client();

@@ -117,8 +117,8 @@ impl Open {
         }
         // The limits count as granted only once such a frame is packed.
         let is_first = gather.len() == before;
-        let mut says_more = (is_first && owes_announcement)
-            || (owes_acknowledgement && announcement.received.has_news());
+        let mut says_more =
+            (is_first && owes_announcement) || (owes_acknowledgement && announcement.received.has_news());
         if is_first && says_more {
             self.use_last_frame();
         }
@@ -131,8 +131,7 @@ impl Open {
         if filled.is_ok()
             && let Some(record) = self.close.as_ref().filter(|record| !record.is_empty())
         {
-            let packed =
-                outbox.fill_record(record, &mut self.windows, &mut announcement, pool, gather);
+            let packed = outbox.fill_record(record, &mut self.windows, &mut announcement, pool, gather);
             if packed == Ok(true) {
                 self.close = Some(Vec::new());
             }

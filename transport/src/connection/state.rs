@@ -44,7 +44,7 @@ pub(crate) struct Connection {
 
 #[derive(Debug)]
 enum Phase {
-    Greeting(Option<Greeting>),
+    Greeting(Box<Option<Greeting>>),
     /// The client's hello is here, and whoever has this connection decides about it.
     Proposed(Option<(Box<Proposal>, Segment)>),
     Open(Box<Open>),
@@ -108,7 +108,7 @@ impl Connection {
     fn new(config: ConnectionConfig, greeting: Greeting, hello: Option<Vec<u8>>, now: Timestamp) -> Self {
         Self {
             config,
-            phase: Phase::Greeting(Some(greeting)),
+            phase: Phase::Greeting(Box::new(Some(greeting))),
             hello,
             events: VecDeque::new(),
             ending: Ending::Running,
@@ -131,7 +131,7 @@ impl Connection {
         match &mut self.phase {
             Phase::Open(open) => open.inbox.push(segment),
             Phase::Greeting(greeting) => match greeting.take().map(|greeting| greeting.take(segment)) {
-                Some(Ok(unfinished)) => *greeting = Some(unfinished),
+                Some(Ok(unfinished)) => **greeting = Some(unfinished),
                 Some(Err(Greeted::Failed { reason, answer })) => self.fail_greeting(reason, answer, now),
                 Some(Err(Greeted::Done { negotiated, rest })) => self.open(negotiated, rest),
                 Some(Err(Greeted::Proposed { proposal, rest })) => {
@@ -399,7 +399,9 @@ impl Connection {
                 }
                 return;
             }
-            (_, Phase::Greeting(_) | Phase::Proposed(..)) if now >= times.started + config.handshake_timeout => {
+            (_, Phase::Greeting(_) | Phase::Proposed(..))
+                if now >= times.started + config.handshake_timeout =>
+            {
                 CloseReason::HandshakeTimeout(config.handshake_timeout)
             }
             (_, Phase::Greeting(_) | Phase::Proposed(..)) => return,
@@ -417,9 +419,8 @@ impl Connection {
             }
             (_, Phase::Open(open)) => {
                 open.owes_keep_alive |= now >= times.sent + open.keep_alive;
-                open.owes_acknowledgement |= streams.is_some_and(|streams| {
-                    now >= streams.acknowledgement_due(config.acknowledgement_delay)
-                });
+                open.owes_acknowledgement |= streams
+                    .is_some_and(|streams| now >= streams.acknowledgement_due(config.acknowledgement_delay));
                 return;
             }
         };

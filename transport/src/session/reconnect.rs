@@ -83,9 +83,8 @@ impl Reconnect {
         self.connected_at = now;
         self.due = Timestamp::NEVER;
         self.next = 0;
-        self.age_due = config.connection_age.map_or(Timestamp::NEVER, |age| {
-            now + self.backoff.between(age / 2, age)
-        });
+        self.age_due =
+            config.connection_age.map_or(Timestamp::NEVER, |age| now + self.backoff.between(age / 2, age));
         let is_best = self.current == 0;
         self.return_due = if is_best { Timestamp::NEVER } else { now + self.between_half(config) };
     }

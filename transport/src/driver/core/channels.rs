@@ -152,9 +152,8 @@ impl Core {
         };
         let known = self.sessions.get(&wanted).copied();
         let unknown = Err((RefusalCode::SessionUnknown, SESSION_UNKNOWN.to_owned()));
-        let [here, there] = [Some(id.index), known].map(|index| {
-            index.and_then(|index| self.entries[index as usize].session.as_deref())
-        });
+        let [here, there] = [Some(id.index), known]
+            .map(|index| index.and_then(|index| self.entries[index as usize].session.as_deref()));
         let checked = match (here.and_then(|session| session.proposal(path)), there) {
             (Some(proposal), Some(session)) => session.check_resume(proposal),
             _ => unknown,
@@ -337,7 +336,9 @@ impl Core {
     #[inline]
     fn transmit_path(&mut self, id: ConnectionId, path: usize) -> bool {
         let entry = &mut self.entries[id.index()];
-        let (Some(session), Some(used)) = (&mut entry.session, &mut entry.channels[path]) else { return false };
+        let (Some(session), Some(used)) = (&mut entry.session, &mut entry.channels[path]) else {
+            return false;
+        };
         if used.is_sending || used.is_gone {
             return false;
         }

@@ -43,15 +43,28 @@ enum Kind {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Message { lane: usize, bytes: usize },
+    Message {
+        lane: usize,
+        bytes: usize,
+    },
     Control(Kind),
     /// Packs with so many frames and chunks granted, and delivers so many bytes of what is in flight.
-    Fill { frames: u64, chunks: u64, delivered: usize },
+    Fill {
+        frames: u64,
+        chunks: u64,
+        delivered: usize,
+    },
     /// Acknowledges a stream up to so far behind what is held.
-    Acknowledge { stream: usize, behind: u64 },
+    Acknowledge {
+        stream: usize,
+        behind: u64,
+    },
     /// The connection is lost. So much of what is in flight arrives before the receiver says from where it goes on, and
     /// so much afterwards, by the old one.
-    Cut { before: usize, after: usize },
+    Cut {
+        before: usize,
+        after: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -244,7 +257,9 @@ impl World {
     fn take_control(&mut self) {
         let limits = parameters().limits();
         let record = self.line.inbox.control_record().to_vec();
-        let Ok(Some(Control::Detach(detach))) = Control::parse(&record, &limits) else { panic!("{record:?}") };
+        let Ok(Some(Control::Detach(detach))) = Control::parse(&record, &limits) else {
+            panic!("{record:?}")
+        };
         let index = detach.link.value() as usize - 1;
         let number = self.line.next_control;
         self.line.next_control += 1;

@@ -86,7 +86,8 @@ fn who_cannot_prove_that_a_session_is_his_is_told_nothing_and_changes_nothing() 
     rig.rest();
     assert_ne!(stale, rig.token);
     let right = SessionTerms { proof: Some(rig.token.client_proof()), ..right };
-    let another = rig.knock(&identity(1), SessionTerms { expiry_ms: 10_000, ..SessionTerms::default() }).unwrap();
+    let another =
+        rig.knock(&identity(1), SessionTerms { expiry_ms: 10_000, ..SessionTerms::default() }).unwrap();
     let cases = [
         ("no proof", SessionTerms { proof: None, ..right }, 1),
         ("a stale token", SessionTerms { proof: Some(stale.client_proof()), ..right }, 1),
@@ -103,7 +104,11 @@ fn who_cannot_prove_that_a_session_is_his_is_told_nothing_and_changes_nothing() 
     ];
     for (name, terms, who) in cases {
         let (code, text) = refusal(rig.knock(&identity(who), terms));
-        assert_eq!((code, &text[..]), (RefusalCode::SessionUnknown, crate::session::SESSION_UNKNOWN), "{name}");
+        assert_eq!(
+            (code, &text[..]),
+            (RefusalCode::SessionUnknown, crate::session::SESSION_UNKNOWN),
+            "{name}"
+        );
     }
     let reborn = {
         let mut reborn = identity(1);
@@ -133,7 +138,8 @@ fn a_token_holds_until_its_successor_was_used() {
     let again = rig.knock(&identity(1), SessionTerms { epoch: 1_001, ..terms }).expect("the answer was lost");
     // So does the one that was given with the first answer no more: there is a newer one.
     let given = answer.session.token.unwrap().client_proof();
-    let (code, _) = refusal(rig.knock(&identity(1), SessionTerms { epoch: 1_002, proof: Some(given), ..terms }));
+    let (code, _) =
+        refusal(rig.knock(&identity(1), SessionTerms { epoch: 1_002, proof: Some(given), ..terms }));
     assert_eq!(code, RefusalCode::SessionUnknown);
     let given = again.session.token.unwrap().client_proof();
     rig.knock(&identity(1), SessionTerms { epoch: 1_003, proof: Some(given), ..terms }).unwrap();
@@ -199,7 +205,7 @@ fn an_acknowledgement_of_what_was_never_sent_ends_a_resumed_session() {
 /// was, or waits for the right one.
 #[test]
 fn a_server_that_proves_nothing_is_not_believed() {
-    let crafted: [(&str, fn(SessionTerms, SessionToken) -> SessionTerms); 6] = [
+    let crafted: [(&str, Craft); 6] = [
         ("no proof", |asked, _| SessionTerms { proof: None, token: Some(SessionToken([3; 32])), ..asked }),
         ("a wrong proof", |asked, _| SessionTerms {
             proof: Some(SessionToken([9; 32]).server_proof()),
@@ -289,7 +295,11 @@ fn a_peer_that_resumes_for_ever_and_takes_nothing_is_given_up() {
             times += 1;
         }
         if waits {
-            assert!(matches!(rig.server().closed[..], [CloseReason::ResumedInVain(17)]), "{:?}", rig.server().closed);
+            assert!(
+                matches!(rig.server().closed[..], [CloseReason::ResumedInVain(17)]),
+                "{:?}",
+                rig.server().closed
+            );
             assert_eq!(rig.server().closed[0].code(), CloseCode::PeerNotReading);
         } else {
             assert_eq!((times, rig.server().closed.len()), (100, 0), "nothing waits for it");

@@ -134,7 +134,8 @@ fn what_was_held_back_for_a_move_is_acknowledged_when_it_fails() {
 #[test]
 fn a_close_that_a_move_overtakes_is_carried_out_on_the_new_connection() {
     for pause_us in 0..120 {
-        let mut rig = Rig::of(least(), SessionConfig::default(), vec![slow(), Wire::default()]).opened_by(SECOND / 10);
+        let mut rig =
+            Rig::of(least(), SessionConfig::default(), vec![slow(), Wire::default()]).opened_by(SECOND / 10);
         (0..20).for_each(|_| rig.client().send(Lane::Bulk, 900));
         rig.run_for(MILLISECOND);
         assert!(rig.begin_move(1));

@@ -48,6 +48,9 @@ pub(super) enum Up {
     Never,
 }
 
+/// What a false server says: it is told what was asked for, and the token that holds.
+pub(super) type Craft = fn(SessionTerms, SessionToken) -> SessionTerms;
+
 /// Who answers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Answer {
@@ -55,8 +58,8 @@ pub(super) enum Answer {
     Server,
     /// Something that takes the channel and says nothing.
     Nobody,
-    /// A server that says this, whatever was asked for; it is told what that was, and the token that holds.
-    Crafted(fn(SessionTerms, SessionToken) -> SessionTerms),
+    /// A server that says this, whatever was asked for.
+    Crafted(Craft),
     /// Another process, which has never heard of the session.
     Stranger,
 }
@@ -269,7 +272,12 @@ impl End {
     }
 
     /// Queues the next message of a lane.
-    pub(super) fn try_send(&mut self, lane: Lane, link: Option<LinkId>, bytes: usize) -> Result<(), SendError> {
+    pub(super) fn try_send(
+        &mut self,
+        lane: Lane,
+        link: Option<LinkId>,
+        bytes: usize,
+    ) -> Result<(), SendError> {
         let tag = self.queued[lane.index()];
         let kind = if link.is_some() { MessageKind::Message } else { MessageKind::Reply };
         let mut message = Message::new(kind, self.pool.copy_body(&content(tag, bytes)).unwrap());
@@ -331,7 +339,8 @@ impl Rig {
     }
 
     pub(super) fn below(&mut self, limit: usize) -> usize {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.random >> 33) % limit as u64) as usize
     }
 
@@ -420,10 +429,13 @@ impl Rig {
     }
 
     fn next_happening(&self) -> Timestamp {
-        let timeouts = self.ends.iter().flat_map(|end| end.sessions.iter().flatten().map(Session::next_timeout));
+        let timeouts =
+            self.ends.iter().flat_map(|end| end.sessions.iter().flatten().map(Session::next_timeout));
         let channels = self.channels.iter().flat_map(|channel| {
             let coming = match channel.wire.up {
-                Up::After(delay) if !channel.is_up && !channel.halves[CLIENT].is_over => channel.opened_at + delay,
+                Up::After(delay) if !channel.is_up && !channel.halves[CLIENT].is_over => {
+                    channel.opened_at + delay
+                }
                 _ => Timestamp::NEVER,
             };
             let halves = channel.halves.iter().flat_map(|half| {
@@ -603,7 +615,9 @@ impl Rig {
 
     fn answer_falsely(&mut self, index: usize, piece: &[u8]) {
         let channel = &mut self.channels[index];
-        let (Some(received), Answer::Crafted(craft)) = (&mut channel.fake, channel.wire.answer) else { return };
+        let (Some(received), Answer::Crafted(craft)) = (&mut channel.fake, channel.wire.answer) else {
+            return;
+        };
         received.extend_from_slice(piece);
         let parameters = self.ends[SERVER].common.connection.parameters;
         let state = AwaitClientHello::new(local_end(&identity(2), parameters)).unwrap();
@@ -622,9 +636,13 @@ impl Rig {
     fn transmit(&mut self, index: usize, from: usize) -> bool {
         let (now, channel) = (self.now, &mut self.channels[index]);
         let half = &mut channel.halves[from];
-        let (false, None, Some((slot, path))) = (half.is_over, &half.sending, half.user) else { return false };
+        let (false, None, Some((slot, path))) = (half.is_over, &half.sending, half.user) else {
+            return false;
+        };
         let end = &mut self.ends[from];
-        let Some(session) = end.sessions[slot].as_mut().filter(|it| it.wants_transmit(path)) else { return false };
+        let Some(session) = end.sessions[slot].as_mut().filter(|it| it.wants_transmit(path)) else {
+            return false;
+        };
         let mut gather = GatherList::new();
         session.poll_transmit(path, now, &mut end.pool, &mut gather).unwrap();
         if gather.is_empty() {
@@ -632,7 +650,8 @@ impl Rig {
         }
         end.sends += 1;
         let bytes: Vec<u8> = gather.segments().iter().flat_map(|part| part.iter().copied()).collect();
-        if !channel.is_broken && !(channel.is_deaf && from == CLIENT) {
+        let is_lost = channel.is_broken || (channel.is_deaf && from == CLIENT);
+        if !is_lost {
             half.stream.push_back((now + channel.wire.latency, bytes));
         }
         half.sending = Some((now + Duration::from_micros(1), gather));

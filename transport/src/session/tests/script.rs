@@ -97,7 +97,12 @@ impl Script {
             meanwhile(rig);
             self.drive(rig)
         });
-        assert_eq!(self.said, [BY_CLIENT.len(), BY_SERVER.len()], "{:?}", rig.ends.each_ref().map(|end| &end.closed));
+        assert_eq!(
+            self.said,
+            [BY_CLIENT.len(), BY_SERVER.len()],
+            "{:?}",
+            rig.ends.each_ref().map(|end| &end.closed)
+        );
         rig.rest();
         self.check(rig);
     }
@@ -107,7 +112,8 @@ impl Script {
         rig.run_for(5 * SECOND);
         assert_eq!((rig.client().attached.len(), rig.server().requested.len()), (3, 3));
         assert_eq!(rig.server().detached, [self.links[0]]);
-        let settled: u64 = rig.server().settled.iter().map(|(it, _)| it.positions.end - it.positions.start).sum();
+        let settled: u64 =
+            rig.server().settled.iter().map(|(it, _)| it.positions.end - it.positions.start).sum();
         assert_eq!(settled, BY_SERVER.iter().filter(|line| line.1.is_some()).count() as u64, "each once");
         for (from, link) in [(CLIENT, self.links[1]), (SERVER, self.links[2])] {
             let to = 1 - from;

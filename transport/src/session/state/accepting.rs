@@ -74,7 +74,7 @@ impl Session {
         }
         if asked.epoch <= terms.epoch {
             let text = format!("epoch {} is over; the session is in epoch {}", asked.epoch, terms.epoch);
-            return Err((RefusalCode::MalformedHello, text));
+            return Err((RefusalCode::EpochOver, text));
         }
         let checked = streams.check_resume(&proposal.parameters(), &asked.resume);
         checked.map(|()| token).map_err(|violation| (RefusalCode::MalformedHello, violation.to_string()))

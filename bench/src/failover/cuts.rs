@@ -6,7 +6,7 @@ use super::client::WatchedClient;
 use super::deaths::{Broker, start_service};
 use super::relay::Relay;
 use super::report::Case;
-use super::{Setting, case, say};
+use super::{Setting, outage_case, say};
 use crate::error::BenchError;
 use crate::underlay::broker::ANY_PORT;
 
@@ -23,7 +23,7 @@ pub(super) fn measure(setting: &Setting<'_>, spread: Duration) -> Result<Case, B
     let configure =
         |config: &mut underlay::rpc::ClientConfig| config.driver.session.reconnect_spread = spread;
     let mut client = WatchedClient::connect(setting, &[&relay.place], configure)?;
-    let mut times = Vec::new();
+    let mut outages = Vec::new();
     for cut in 1..=setting.options.count {
         for _ in 0..ROUND_TRIPS {
             client.round_trip()?;
@@ -33,8 +33,8 @@ pub(super) fn measure(setting: &Setting<'_>, spread: Duration) -> Result<Case, B
             relay.cut();
             Ok(())
         };
-        times.push(client.time_to_answer(strike, |heard| heard.resumed > before.resumed)?);
+        outages.push(client.time_to_answer(strike, |heard| heard.resumed > before.resumed)?);
         say(&format!("connection cut, {variant}"), cut, setting.options.count);
     }
-    Ok(case("cut", &variant, &times, &[]))
+    Ok(outage_case("cut", &variant, &outages))
 }

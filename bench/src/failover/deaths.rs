@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::WatchedClient;
 use super::report::Case;
-use super::{Setting, case, say};
+use super::{Setting, outage_case, say};
 use crate::child::ChildProcess;
 use crate::error::BenchError;
 use crate::subject::Role;
@@ -31,14 +31,14 @@ pub(super) fn measure(setting: &Setting<'_>, standby: bool) -> Result<Case, Benc
         config.driver.session.reconnect_max = RETURN_AFTER;
     })?;
     client.call_until(|heard| heard.connected >= if standby { 2 } else { 1 })?;
-    let mut times = Vec::new();
+    let mut outages = Vec::new();
     for death in 1..=setting.options.count {
         for _ in 0..ROUND_TRIPS {
             client.round_trip()?;
         }
         let before = client.heard();
         let kill = || first.process.kill().map_err(BenchError::io("kill a broker"));
-        times.push(client.time_to_answer(kill, |heard| heard.failed_over > before.failed_over)?);
+        outages.push(client.time_to_answer(kill, |heard| heard.failed_over > before.failed_over)?);
         let place = first.place.clone();
         // It is waited for, and so is gone from its port.
         drop(first);
@@ -50,7 +50,7 @@ pub(super) fn measure(setting: &Setting<'_>, standby: bool) -> Result<Case, Benc
         })?;
         say(&format!("broker killed, {variant}"), death, setting.options.count);
     }
-    Ok(case("death", variant, &times, &[]))
+    Ok(outage_case("death", variant, &outages))
 }
 
 /// A broker in a process of its own.

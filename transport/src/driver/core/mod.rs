@@ -110,11 +110,8 @@ impl Core {
         let terms = SessionTerms::default();
         Connection::client(config.connection.clone(), &identity, 4096, terms, Timestamp::ZERO)?;
         let soonest = config.connection.shortest_timeout();
-        let common = Common {
-            connection: config.connection.clone(),
-            session: config.session.clone(),
-            identity,
-        };
+        let common =
+            Common { connection: config.connection.clone(), session: config.session.clone(), identity };
         Ok(Self {
             config,
             common: Arc::new(common),

@@ -40,9 +40,8 @@ pub(super) fn measure(setting: &Setting<'_>, standby: bool) -> Result<Case, Benc
         let kill = || first.process.kill().map_err(BenchError::io("kill a broker"));
         outages.push(client.time_to_answer(kill, |heard| heard.failed_over > before.failed_over)?);
         let place = first.place.clone();
-        // It is waited for, and so is gone from its port.
         drop(first);
-        first = Broker::start(setting, &place)?;
+        first = Broker::start_again(setting, &place)?;
         // As it was before: calls go by the first, and with the other there is a session or none.
         client.call_until(|heard| {
             let is_left = standby || heard.left > before.left;
@@ -66,6 +65,21 @@ impl Broker {
         let configuration = Configuration::write(address, options.engine, options.wait)?;
         let (process, place) = start_broker(&setting.program, &setting.layout, &configuration)?;
         Ok(Self { process, place, _configuration: configuration })
+    }
+
+    /// Where one was killed a moment ago. The kernel closes what io_uring had open after the process is gone, and until
+    /// then its port is in use.
+    fn start_again(setting: &Setting<'_>, address: &str) -> Result<Self, BenchError> {
+        const TRIES: u32 = 50;
+        const PAUSE: Duration = Duration::from_millis(20);
+        for _ in 1..TRIES {
+            match Self::start(setting, address) {
+                // It has said why on standard error, and has ended.
+                Err(BenchError::NotReady { .. }) => std::thread::sleep(PAUSE),
+                started => return started,
+            }
+        }
+        Self::start(setting, address)
     }
 }
 

@@ -22,9 +22,9 @@ pub(crate) struct Streams {
     pub(crate) links: Links,
     pub(crate) received: Received,
     parameters: Parameters,
-    /// By lane, the number behind the message that has been charged to its link although not all of it has arrived: it
-    /// may begin once more on another connection.
-    begun: [u64; LANES],
+    /// By lane, the number behind the last message that has been charged to its link before it was taken, as not all of
+    /// it has arrived: it may begin once more on another connection.
+    charged: [u64; LANES],
     owes_acknowledgements: bool,
     /// What has arrived and was not acknowledged: since when, and how much.
     untold_since: Option<Timestamp>,
@@ -54,7 +54,7 @@ impl Streams {
             links: Links::new(is_client, parameters.links_max, may_settle),
             received: Received::default(),
             parameters,
-            begun: [0; LANES],
+            charged: [0; LANES],
             untold_since: None,
             untold_bytes: 0,
             duplicates: 0,
@@ -162,10 +162,26 @@ impl Streams {
     /// A bulk message begins: it must be the next of its lane, or one that is held already.
     pub(super) fn begin(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
         if self.received.check(head.lane, head.lane_sequence)? == Arrival::Next {
-            self.charge(head)?;
-            self.begun[head.lane.index()] = head.lane_sequence + 1;
+            self.arrive(head)?;
         }
         Ok(())
+    }
+
+    /// A message is here that cannot be taken yet: its body is not, or it waits behind such a one. It must be held
+    /// already (false then), or be the next behind all that are held or wait.
+    pub(super) fn arrive(&mut self, head: &MessageHead) -> Result<bool, PeerMisbehaved> {
+        let (lane, found) = (head.lane, head.lane_sequence);
+        let held = self.received.next(Stream::Lane(lane));
+        if found < held {
+            return Ok(false);
+        }
+        let expected = held.max(self.charged[lane.index()]);
+        if found > expected {
+            return Err(PeerMisbehaved::LaneOutOfSequence { lane, expected, found });
+        }
+        self.charge(head)?;
+        self.charged[lane.index()] = expected.max(found + 1);
+        Ok(true)
     }
 
     /// A message is here, whole; false if it was held already, or if nobody is to have it any more.
@@ -195,7 +211,7 @@ impl Streams {
     #[inline]
     fn charge(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
         match head.link {
-            Some(link) if self.begun[head.lane.index()] != head.lane_sequence + 1 => {
+            Some(link) if self.charged[head.lane.index()] <= head.lane_sequence => {
                 self.links.received(link, head.total_body_bytes)
             }
             _ => Ok(()),

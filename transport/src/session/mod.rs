@@ -14,6 +14,7 @@
 
 mod backoff;
 mod links;
+mod one_sided;
 mod reconnect;
 mod state;
 mod terms;

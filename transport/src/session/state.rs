@@ -1,9 +1,12 @@
 //! One end of a session: its connections, and when it is over.
 
+use super::one_sided::{ReadLosses, lasting};
 use super::reconnect::Reconnect;
 use super::terms::Terms;
 use super::{Common, SessionConfig};
-use crate::connection::{CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams};
+use crate::connection::{
+    ChannelTraits, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams,
+};
 use crate::packing::PackingStats;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
 use crate::proto::control::{CloseCode, RefusalCode};
@@ -26,10 +29,10 @@ pub const PATHS_MAX: usize = 4;
 #[derive(Debug)]
 pub struct Session {
     common: Arc<Common>,
-    streams: Option<Streams>,
-    paths: [Option<Path>; PATHS_MAX],
+    pub(super) streams: Option<Streams>,
+    pub(super) paths: [Option<Path>; PATHS_MAX],
     /// The path that sends.
-    current: Option<usize>,
+    pub(super) current: Option<usize>,
     events: VecDeque<ConnectionEvent>,
     state: State,
     terms: Option<Terms>,
@@ -38,12 +41,13 @@ pub struct Session {
     /// Closed here; what waits is sent first.
     is_closing: bool,
     progress: Progress,
+    pub(super) read_losses: ReadLosses,
     counts: SessionCounts,
 }
 
 #[derive(Debug)]
-struct Path {
-    connection: Connection,
+pub(super) struct Path {
+    pub(super) connection: Connection,
     /// Its handshake is done.
     is_open: bool,
     /// There is a newer one in its place, and this end closes it then.
@@ -105,13 +109,18 @@ impl Session {
         Self::new(common, Some(reconnect))
     }
 
-    /// The end that was connected to. `packet_bytes` is what the path carries whole. Its path has the number 0.
+    /// The end that was connected to, on a channel of these traits, or that carries so many bytes whole. Its path has
+    /// the number 0.
     ///
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
-    pub fn server(common: Arc<Common>, packet_bytes: u32, now: Timestamp) -> Result<Self, LocalFault> {
-        let connection =
-            Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
+    pub fn server(
+        common: Arc<Common>,
+        channel: impl Into<ChannelTraits>,
+        now: Timestamp,
+    ) -> Result<Self, LocalFault> {
+        let channel = lasting(&common.session, channel.into());
+        let connection = Connection::server(common.connection.clone(), &common.identity, channel, now)?;
         let mut session = Self::new(common, None);
         session.paths[0] = Some(Path::new(connection));
         Ok(session)
@@ -130,6 +139,7 @@ impl Session {
             reconnect,
             is_closing: false,
             progress: Progress::default(),
+            read_losses: ReadLosses::default(),
             counts: SessionCounts::default(),
         }
     }
@@ -167,11 +177,16 @@ impl Session {
         self.reconnect.as_mut().map(|reconnect| reconnect.add_address(now, is_best))
     }
 
-    /// The channel that was asked for is open: the path that it is from now on, or `None` if it is not wanted any more.
+    /// The channel that was asked for is open, with these traits, or carrying so many bytes whole: the path that it is
+    /// from now on, or `None` if it is not wanted any more.
     ///
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
-    pub fn channel_open(&mut self, packet_bytes: u32, now: Timestamp) -> Result<Option<usize>, LocalFault> {
+    pub fn channel_open(
+        &mut self,
+        channel: impl Into<ChannelTraits>,
+        now: Timestamp,
+    ) -> Result<Option<usize>, LocalFault> {
         if matches!(self.state, State::Ended) || self.is_closing || !self.has_room() {
             self.attempt_failed(now);
             return Ok(None);
@@ -180,7 +195,8 @@ impl Session {
         if terms.session.is_some() {
             config.handshake_timeout = config.handshake_timeout.min(self.common.session.attempt_timeout);
         }
-        let connection = Connection::client(config, &self.common.identity, packet_bytes, terms, now)?;
+        let channel = self.traits(lasting(&self.common.session, channel.into()));
+        let connection = Connection::client(config, &self.common.identity, channel, terms, now)?;
         Ok(self.add_path(connection, now))
     }
 
@@ -255,6 +271,7 @@ impl Session {
         let wanted = proposal.client().body.session;
         let expiry_ms = expiry_ms(&self.common.session).min(wanted.expiry_ms);
         let terms = if expiry_ms == 0 {
+            path.connection.withhold(Capabilities::ONE_SIDED_READS);
             SessionTerms::default()
         } else {
             let epoch = wanted.epoch;
@@ -325,6 +342,7 @@ impl Session {
                 proof: Some(shown.server_proof()),
                 token: Some(next),
             };
+            self.withhold_reads(&mut connection);
             connection.accept(answer);
         }
         self.add_path(connection, now)
@@ -526,6 +544,9 @@ impl Session {
         self.peer = Some(negotiated.peer);
         self.current = Some(index);
         self.state = State::Live;
+        if let Some(path) = self.paths[index].as_mut().filter(|_| !outlives) {
+            path.connection.forbid_offers();
+        }
         if let Some(reconnect) = &mut self.reconnect {
             reconnect.succeeded(&self.common.session, now);
         }
@@ -613,6 +634,7 @@ impl Session {
             return self.other_closed(reason, now);
         }
         self.current = None;
+        self.count_read_loss(&reason);
         if self.is_closing || self.terms.is_none() || !reason.is_loss() {
             return self.end(reason, now);
         }
@@ -643,7 +665,10 @@ impl Session {
     }
 
     fn interrupt(&mut self, reason: CloseReason, now: Timestamp) {
-        let is_silent = !matches!(reason, CloseReason::Channel(_) | CloseReason::Peer { .. });
+        let is_silent = !matches!(
+            reason,
+            CloseReason::Channel(_) | CloseReason::Peer { .. } | CloseReason::ReadFailed { .. }
+        );
         if let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| !reconnect.is_trying()) {
             reconnect.interrupted(is_silent, &self.common.session, now);
         }

@@ -85,4 +85,6 @@ pub struct Common {
 }
 
 #[cfg(all(test, not(loom)))]
+mod offers_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -18,10 +18,10 @@ use underlay::backend::inproc::InprocNetwork;
 use underlay::connection::{ConnectionEvent, LinkRoom};
 use underlay::driver::Address;
 use underlay::message::Message;
-use underlay::proto::control::{Address as LinkAddress, DetachCode, LinkRole};
+use underlay::proto::control::{Address as LinkAddress, Control, DetachCode, LinkRole, Outcome, Settle};
 use underlay::proto::record::MessageKind;
 use underlay::proto::text::Name;
-use underlay::proto::{ReplyAddress, ReplySecret};
+use underlay::proto::{Lane, ReplyAddress, ReplySecret};
 
 const CONFIG: &str = r#"
 [[listener]]
@@ -219,6 +219,22 @@ fn more_messages_than_were_granted() {
     });
     is_named(&log, "is past the granted", &[("misbehaved.MessageCreditOverrun", 1)]);
     assert!(figure(&log, "queue.small.depth_max") <= 4, "{log}");
+}
+
+#[test]
+fn a_settlement_of_what_was_never_delivered() {
+    let log = attack(|process, traffic| {
+        let mut peer = RawPeer::connect(&process.address);
+        let link = peer.consume("small");
+        let settle = Settle { link, lane: Lane::Normal, outcome: Outcome::Accepted, from: 0, to: 1 };
+        let mut record = [0; 32];
+        Control::Settle(settle).encode_into(&mut record).unwrap();
+        let frame = peer.frame(0, 1, &record);
+        write_or_closed(&mut peer.stream, &frame);
+        read_to_end(&mut peer.stream);
+        traffic.goes_on();
+    });
+    is_named(&log, "on which 0 were delivered", &[("misbehaved.SettledUndelivered", 1)]);
 }
 
 #[test]

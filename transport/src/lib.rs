@@ -64,6 +64,8 @@ pub mod packing;
 pub mod pool;
 pub mod proto;
 pub mod rpc;
+#[doc(hidden)]
+pub mod sabotage;
 pub mod session;
 mod sync;
 pub mod time;

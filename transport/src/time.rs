@@ -43,10 +43,9 @@ impl Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, later: Duration) -> Self {
-        Self(
-            u64::try_from(later.as_nanos())
-                .map_or(u64::MAX, |nanoseconds| self.0.saturating_add(nanoseconds)),
-        )
+        // In 64 bits: this is done for each timeout of each connection in each turn.
+        let nanoseconds = later.as_secs().saturating_mul(1_000_000_000);
+        Self(self.0.saturating_add(nanoseconds).saturating_add(later.subsec_nanos().into()))
     }
 }
 

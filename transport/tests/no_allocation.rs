@@ -4,13 +4,13 @@
 mod allocations;
 
 use allocations::ALLOCATIONS;
-use underlay::proto::serial::Received;
-use underlay::proto::{Lane, Stream};
 use underlay::message::Message;
 use underlay::packing::{Announcement, Inbox, Offers, Outbox, PackingRules, Parsed, Windows};
 use underlay::pool::{BUFFER_BYTES_MAX, Body, GatherList, Pool, PoolConfig};
 use underlay::proto::credit::SendWindow;
 use underlay::proto::record::MessageKind;
+use underlay::proto::serial::Received;
+use underlay::proto::{Lane, Stream};
 use underlay::proto::{LinkId, Parameters};
 
 struct Ends {

@@ -5,9 +5,9 @@
 mod allocations;
 
 use allocations::ALLOCATIONS;
+use std::sync::Arc;
 use underlay::connection::{ConnectionConfig, ConnectionEvent, Identity, LinkRoom};
 use underlay::message::Message;
-use std::sync::Arc;
 use underlay::pool::{Body, GatherList, Pool, PoolConfig, Segment};
 use underlay::proto::control::{Address, LinkRole};
 use underlay::proto::hello::ProcessIdentity;

@@ -9,6 +9,7 @@ use underlay::connection::{AttachRequest, LinkRoom, Target};
 use underlay::driver::{ConnectionId, Core};
 use underlay::proto::LinkId;
 use underlay::proto::control::{DetachCode, LinkRole};
+use underlay::sabotage::{self, Bug};
 
 /// Why a link is refused, as a code and in words.
 pub(super) struct Refusal(pub(super) DetachCode, pub(super) String);
@@ -138,13 +139,14 @@ impl Broker {
         for step in 0..self.catalog.route(producer.route).len() {
             let index = self.catalog.route(producer.route)[step];
             let queue = &mut self.queues[index];
-            queue.ledger.leave(producer.held);
+            let is_wrong = sabotage::strikes(Bug::LeakCredit);
+            queue.ledger.leave(if is_wrong { Amount::default() } else { producer.held });
             queue.short.retain(|short| *short != place);
             self.grant_short(core, index);
         }
     }
 
-    pub(super) fn forget_consumer(&mut self, core: &Core, place: usize) {
+    pub(super) fn forget_consumer(&mut self, core: &mut Core, place: usize) {
         let Some(consumer) = self.consumers.remove(place) else { return };
         if let Some(peer) = self.peers.find(consumer.connection) {
             peer.consumers -= 1;

@@ -82,7 +82,9 @@ impl Broker {
         }
         let mut relieved = false;
         let mut at = 0;
-        while let Some(&connection) = self.congested.get(at) {
+        // Each at most once: one that is still full, or finds the pool still empty, is in the list again at once.
+        for _ in 0..self.congested.len() {
+            let Some(&connection) = self.congested.get(at) else { break };
             if self.peers.find(connection).is_none() {
                 self.congested.swap_remove(at);
                 continue;

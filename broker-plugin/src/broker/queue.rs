@@ -9,6 +9,7 @@ use underlay::driver::ConnectionId;
 use underlay::message::Message;
 use underlay::pool::{Pool, Segment};
 use underlay::proto::LinkId;
+use underlay::sabotage::{self, Bug};
 use underlay::time::Timestamp;
 
 /// Messages in the order of their arrival, and the links of both sides.
@@ -82,7 +83,8 @@ impl Queue {
 
     /// Takes the first one out; its room is free.
     pub(super) fn take_first(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_front()?;
+        let is_wrong = sabotage::strikes(Bug::ReorderQueue);
+        let entry = if is_wrong { self.entries.pop_back()? } else { self.entries.pop_front()? };
         self.ledger.release(entry.amount());
         Some(entry)
     }
@@ -210,6 +212,13 @@ pub(super) struct Consumer {
     pub(super) is_ready: bool,
     /// What it has not settled, if it settles.
     pub(super) unsettled: Option<Unsettled>,
+}
+
+impl Consumer {
+    /// Whether it has as much unsettled as it may. It comes back when it settles.
+    pub(super) fn is_full(&self, unsettled_max: u64) -> bool {
+        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.messages() >= unsettled_max)
+    }
 }
 
 #[cfg(test)]

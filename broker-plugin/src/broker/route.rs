@@ -12,7 +12,7 @@ use underlay::proto::record::MessageKind;
 
 /// In.
 impl Broker {
-    pub(super) fn take_message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
+    pub(super) fn take_message(&mut self, core: &mut Core, connection: ConnectionId, mut message: Message) {
         self.stats.messages_in += 1;
         let producer = match message.head.link.map(|link| self.peers.link(connection, link)) {
             Some(LinkUse::Producer(place)) => Some(place),
@@ -22,28 +22,31 @@ impl Broker {
             self.charge(place, Amount::of_message(message.body.len() as u64));
         }
         let is_reply = message.head.kind == MessageKind::Reply;
-        match self.pass_hop(core, connection, message) {
-            Some(entry) if is_reply => self.route_reply(core, connection, entry),
-            Some(entry) => self.route(core, connection, producer, entry),
-            None => {}
+        if self.passes_hop(core, connection, &mut message) {
+            let entry = Entry::new(message, core.now());
+            if is_reply {
+                self.route_reply(core, connection, entry);
+            } else {
+                self.route(core, connection, producer, entry);
+            }
         }
         if let Some(place) = producer {
             self.replenish(core, place);
         }
     }
 
-    /// Counts this hop.
-    fn pass_hop(&mut self, core: &Core, connection: ConnectionId, mut message: Message) -> Option<Entry> {
+    /// Counts this hop; false if there were too many before it.
+    fn passes_hop(&mut self, core: &Core, connection: ConnectionId, message: &mut Message) -> bool {
         let hops_max = self.rules.hops_max;
         if message.head.hop_count >= hops_max {
             super::count(&mut self.stats.hop_limit, |dropped| {
                 let peer = core.peer(connection);
                 tracing::warn!(%connection, peer, hops_max, dropped, "a message has too many hops behind it (hops_max)");
             });
-            return None;
+            return false;
         }
         message.head.hop_count += 1;
-        Some(Entry::new(message, core.now()))
+        true
     }
 
     /// Gives a message to each queue of its route; all but the last get a share of the same body.
@@ -79,18 +82,13 @@ impl Broker {
         let queue = &mut self.queues[index];
         queue.counts.messages_in += 1;
         queue.number(&mut entry);
-        let entry = if self.queues[index].entries.is_empty() {
-            match self.deliver(core, index, entry) {
-                Ok(()) => {
-                    self.stats.delivered_at_once += 1;
-                    return;
-                }
-                Err(entry) => entry,
-            }
-        } else {
-            entry
-        };
-        self.queues[index].store(entry, core.pool());
+        if !self.queues[index].entries.is_empty() {
+            return self.queues[index].store(entry, core.pool());
+        }
+        match self.deliver(core, index, entry) {
+            Ok(()) => self.stats.delivered_at_once += 1,
+            Err(entry) => self.queues[index].store(entry, core.pool()),
+        }
     }
 }
 
@@ -136,11 +134,12 @@ impl Broker {
     #[allow(clippy::result_large_err)] // it goes back to its queue, whole
     fn deliver(&mut self, core: &mut Core, index: usize, mut entry: Entry) -> Result<(), Entry> {
         while let Some(&place) = self.queues[index].ready.front() {
-            let Some((connection, link)) = self.consumers.at(place).map(|it| (it.connection, it.link)) else {
+            let Some(consumer) = self.consumers.at(place) else {
                 self.queues[index].ready.pop_front();
                 continue;
             };
-            if self.is_full(index, place)
+            let (connection, link) = (consumer.connection, consumer.link);
+            if consumer.is_full(self.queues[index].unsettled_max)
                 || !self.takes_deliveries(connection)
                 || !core.is_writable(connection, link)
             {
@@ -152,24 +151,22 @@ impl Broker {
                 return Ok(());
             }
             entry.message.head.link = Some(link);
-            let Ok(kept) = self.keep(core, place, &entry) else {
+            if !self.keep(core, index, place, &entry) {
                 self.set_unready(index, place);
                 self.retry_later(core, connection);
                 continue;
-            };
+            }
             let owes_reply = entry.owes_reply();
             match core.send(connection, entry.message) {
                 Ok(()) => {
                     self.queues[index].ready.rotate_left(1);
                     self.queues[index].counts.delivered += 1;
-                    if let Some(kept) = kept {
-                        self.await_settlement(core, place, kept);
-                    }
                     self.delivered(core, connection, owes_reply);
                     return Ok(());
                 }
                 Err((error, message)) => {
                     entry.message = message;
+                    self.forget_kept(index, place, &entry);
                     self.set_unready(index, place);
                     self.not_taken(core, place, &error);
                     let front = self.queues[index].entries.front();
@@ -183,12 +180,7 @@ impl Broker {
         Err(entry)
     }
 
-    /// Whether a consumer has as much unsettled as it may. It comes back when it settles.
-    fn is_full(&self, index: usize, place: usize) -> bool {
-        let unsettled = self.consumers.at(place).and_then(|consumer| consumer.unsettled.as_ref());
-        unsettled.is_some_and(|unsettled| unsettled.messages() >= self.queues[index].unsettled_max)
-    }
-
+    #[inline]
     fn delivered(&mut self, core: &mut Core, connection: ConnectionId, owes_reply: bool) {
         self.stats.delivered += 1;
         if let Some(peer) = self.peers.find(connection) {

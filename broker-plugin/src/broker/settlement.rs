@@ -32,28 +32,23 @@ impl Broker {
         // Late, if the broker has ended the link: what was on it is on its way to another.
         let LinkUse::Consumer(place) = self.peers.link(connection, settled.link) else { return };
         let Some(consumer) = self.consumers.at_mut(place) else { return };
-        let Some(unsettled) = &mut consumer.unsettled else { return };
         let index = consumer.queue;
+        let Some(unsettled) = &mut consumer.unsettled else { return };
+        let Settled { lane, positions, outcome, .. } = settled;
         let queue = &mut self.queues[index];
-        let was_full = unsettled.messages() >= queue.unsettled_max;
         let before = unsettled.messages();
-        match settled.outcome {
-            Outcome::Accepted => unsettled.take(settled.lane, settled.positions, |entry| {
-                queue.ledger.release(entry.amount());
-            }),
-            outcome => {
-                let mut entries = Vec::new();
-                unsettled.take(settled.lane, settled.positions, |entry| entries.push(entry));
-                self.refused(core, connection, index, entries, outcome);
-            }
+        let was_full = before >= queue.unsettled_max;
+        if outcome == Outcome::Accepted {
+            queue.ledger.release(unsettled.accept(lane, positions));
+            let settled = before - unsettled.messages();
+            queue.counts.settled += settled;
+            queue.unsettled -= settled;
+        } else {
+            let refused = unsettled.take(lane, positions);
+            queue.unsettled -= refused.len() as u64;
+            self.refused(core, connection, index, refused, outcome);
         }
-        let taken = before - self.unsettled_of(place);
-        let queue = &mut self.queues[index];
-        queue.unsettled -= taken;
-        if settled.outcome == Outcome::Accepted {
-            queue.counts.settled += taken;
-        }
-        if was_full && taken > 0 {
+        if was_full {
             self.consumer_ready(core, place);
         } else if !self.queues[index].short.is_empty() {
             self.grant_short(core, index);
@@ -61,15 +56,10 @@ impl Broker {
         self.pump_returned(core);
     }
 
-    fn unsettled_of(&self, place: usize) -> u64 {
-        let unsettled = self.consumers.at(place).and_then(|consumer| consumer.unsettled.as_ref());
-        unsettled.map_or(0, Unsettled::messages)
-    }
-
     /// Messages that their consumer did not want.
     fn refused(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         connection: ConnectionId,
         index: usize,
         mut entries: Vec<Entry>,
@@ -79,7 +69,10 @@ impl Broker {
         let queue = &mut self.queues[index];
         if outcome == Outcome::Released {
             self.stats.released += entries.len() as u64;
-            entries.iter_mut().for_each(|entry| entry.message.head.redelivered = true);
+            entries.iter_mut().for_each(|entry| {
+                entry.message.head.redelivered = true;
+                entry.compact(core.pool());
+            });
             return self.put_back_all(index, entries);
         }
         for entry in entries {
@@ -102,30 +95,32 @@ impl Broker {
 
 /// What is kept.
 impl Broker {
-    /// What is to be kept of a message that is about to be sent to a consumer: nothing, unless that settles.
-    ///
-    /// # Errors
-    /// When the pool has no buffer for a long body's list.
-    pub(super) fn keep(&self, core: &mut Core, place: usize, entry: &Entry) -> Result<Option<Entry>, ()> {
-        let settles = self.consumers.at(place).is_some_and(|consumer| consumer.unsettled.is_some());
-        if settles { entry.share(core.pool()).map(Some).ok_or(()) } else { Ok(None) }
-    }
-
-    /// A message was sent to a consumer that settles.
-    pub(super) fn await_settlement(&mut self, core: &mut Core, place: usize, mut entry: Entry) {
-        let Some(consumer) = self.consumers.at_mut(place) else { return };
-        let Some(unsettled) = &mut consumer.unsettled else { return };
-        // With a deadline it says so already.
-        if entry.message.head.deadline_us.is_none() {
-            entry.since = core.now();
+    /// Keeps a message that is about to be sent to a consumer, if that settles; false if it cannot be kept, since the
+    /// pool has no buffer for the list of a long body.
+    #[inline]
+    pub(super) fn keep(&mut self, core: &mut Core, index: usize, place: usize, entry: &Entry) -> bool {
+        let consumer = self.consumers.at_mut(place);
+        let Some(unsettled) = consumer.and_then(|consumer| consumer.unsettled.as_mut()) else { return true };
+        if !unsettled.keep(entry, core.now(), core.pool()) {
+            return false;
         }
-        let queue = &mut self.queues[consumer.queue];
+        let queue = &mut self.queues[index];
         queue.ledger.store(entry.amount());
         queue.unsettled += 1;
-        unsettled.push(entry);
         if !self.is_compacting {
             self.compact_later(core);
         }
+        true
+    }
+
+    /// It was not sent after all.
+    pub(super) fn forget_kept(&mut self, index: usize, place: usize, entry: &Entry) {
+        let consumer = self.consumers.at_mut(place);
+        let Some(unsettled) = consumer.and_then(|consumer| consumer.unsettled.as_mut()) else { return };
+        unsettled.forget_last(entry.message.head.lane);
+        let queue = &mut self.queues[index];
+        queue.ledger.release(entry.amount());
+        queue.unsettled -= 1;
     }
 
     fn compact_later(&mut self, core: &mut Core) {
@@ -153,7 +148,7 @@ impl Broker {
     /// called: there may be more of the same queue to come back before.
     pub(super) fn take_back(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         connection: ConnectionId,
         index: usize,
         unsettled: Unsettled,
@@ -165,6 +160,7 @@ impl Broker {
         let (name, redeliveries_max) = (&queue.name, queue.redeliveries_max);
         entries.retain_mut(|entry| {
             entry.message.head.redelivered = true;
+            entry.compact(core.pool());
             entry.redeliveries += 1;
             let is_kept = u64::from(entry.redeliveries) <= redeliveries_max;
             if !is_kept {

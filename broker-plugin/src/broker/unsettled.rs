@@ -1,8 +1,10 @@
 //! What a consumer was given and has not settled.
 
+use super::ledger::Amount;
 use super::queue::Entry;
 use std::collections::VecDeque;
 use std::ops::Range;
+use underlay::message::Message;
 use underlay::pool::Pool;
 use underlay::proto::{LANES, Lane};
 use underlay::time::Timestamp;
@@ -32,24 +34,58 @@ impl Unsettled {
         self.messages
     }
 
-    /// Keeps what was just sent on the link.
-    pub(super) fn push(&mut self, entry: Entry) {
-        let lane = &mut self.lanes[entry.message.head.lane.index()];
-        lane.entries.push_back(Some(entry));
+    /// Keeps what is about to be sent on the link; false if the pool has no buffer for the list of a long body.
+    #[inline]
+    pub(super) fn keep(&mut self, entry: &Entry, now: Timestamp, pool: &mut Pool) -> bool {
+        let Ok(body) = entry.message.body.share(pool) else { return false };
+        let Message { head, ref extensions, .. } = entry.message;
+        // With a deadline, it says until when that is counted.
+        let since = if head.deadline_us.is_some() { entry.since } else { now };
+        // Made where it stays: it is long, and there is one for each message.
+        self.lanes[head.lane.index()].entries.push_back(Some(Entry {
+            message: Message { head, extensions: extensions.clone(), body, position: 0 },
+            since,
+            number: entry.number,
+            redeliveries: entry.redeliveries,
+        }));
         self.messages += 1;
+        true
     }
 
-    /// Takes out those of these positions that are there still. It costs no more than there are unsettled, whatever
-    /// the range.
-    pub(super) fn take(&mut self, lane: Lane, positions: Range<u64>, mut with: impl FnMut(Entry)) {
+    /// Forgets the last one of a lane, which was not sent after all.
+    pub(super) fn forget_last(&mut self, lane: Lane) {
+        self.messages -= u64::from(self.lanes[lane.index()].entries.pop_back().is_some());
+    }
+
+    /// Lets go of those of these positions that are there still; what they took of their queue's room. It costs no more
+    /// than there are unsettled, whatever the range.
+    pub(super) fn accept(&mut self, lane: Lane, positions: Range<u64>) -> Amount {
+        let mut amount = Amount::default();
+        self.visit(lane, positions, |place| {
+            if let Some(entry) = place {
+                amount = amount.plus(entry.amount());
+                *place = None;
+            }
+        });
+        amount
+    }
+
+    /// Takes out those of these positions that are there still, at the same cost.
+    pub(super) fn take(&mut self, lane: Lane, positions: Range<u64>) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        self.visit(lane, positions, |place| entries.extend(place.take()));
+        entries
+    }
+
+    /// Empties places of a lane.
+    #[inline]
+    fn visit(&mut self, lane: Lane, positions: Range<u64>, mut empty: impl FnMut(&mut Option<Entry>)) {
         let lane = &mut self.lanes[lane.index()];
         let place =
             |position: u64| position.saturating_sub(lane.first).min(lane.entries.len() as u64) as usize;
-        for index in place(positions.start)..place(positions.end) {
-            if let Some(entry) = lane.entries[index].take() {
-                self.messages -= 1;
-                with(entry);
-            }
+        for place in lane.entries.range_mut(place(positions.start)..place(positions.end)) {
+            self.messages -= u64::from(place.is_some());
+            empty(place);
         }
         while let Some(None) = lane.entries.front() {
             lane.entries.pop_front();
@@ -92,7 +128,6 @@ impl LaneOfUnsettled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use underlay::message::Message;
     use underlay::pool::{Body, PoolConfig};
     use underlay::proto::record::MessageKind;
 
@@ -102,23 +137,31 @@ mod tests {
         Entry { number, ..Entry::new(message, Timestamp::ZERO) }
     }
 
+    fn pool() -> Pool {
+        Pool::new(PoolConfig { slab_bytes: 64 << 10, ..PoolConfig::edge() }).unwrap()
+    }
+
+    fn keep(unsettled: &mut Unsettled, lane: Lane, number: u64) {
+        assert!(unsettled.keep(&entry(lane, number), Timestamp::ZERO, &mut pool()));
+    }
+
     fn taken(unsettled: &mut Unsettled, lane: Lane, positions: Range<u64>) -> Vec<u64> {
-        let mut numbers = Vec::new();
-        unsettled.take(lane, positions, |entry| numbers.push(entry.number));
-        numbers
+        unsettled.take(lane, positions).iter().map(|entry| entry.number).collect()
     }
 
     #[test]
     fn each_is_taken_once_in_whatever_order() {
         let mut unsettled = Unsettled::default();
-        (0..6).for_each(|number| unsettled.push(entry(Lane::Normal, number)));
-        (6..8).for_each(|number| unsettled.push(entry(Lane::Urgent, number)));
+        (0..6).for_each(|number| keep(&mut unsettled, Lane::Normal, number));
+        (6..8).for_each(|number| keep(&mut unsettled, Lane::Urgent, number));
         assert_eq!(taken(&mut unsettled, Lane::Normal, 2..4), [2, 3]);
-        assert_eq!(taken(&mut unsettled, Lane::Normal, 3..5), [4]);
+        assert_eq!(unsettled.accept(Lane::Normal, 3..5), Amount::of_message(0));
         assert_eq!(taken(&mut unsettled, Lane::Bulk, 0..9), []);
         assert_eq!(taken(&mut unsettled, Lane::Normal, 0..2), [0, 1]);
         // Its first places are gone; positions go on.
-        unsettled.push(entry(Lane::Normal, 8));
+        keep(&mut unsettled, Lane::Normal, 9);
+        unsettled.forget_last(Lane::Normal);
+        keep(&mut unsettled, Lane::Normal, 8);
         assert_eq!(taken(&mut unsettled, Lane::Normal, 0..5), []);
         assert_eq!(taken(&mut unsettled, Lane::Normal, 6..7), [8]);
         assert_eq!(unsettled.messages(), 3);
@@ -130,7 +173,7 @@ mod tests {
     #[test]
     fn a_range_costs_no_more_than_there_are() {
         let mut unsettled = Unsettled::default();
-        unsettled.push(entry(Lane::Normal, 1));
+        keep(&mut unsettled, Lane::Normal, 1);
         assert_eq!(taken(&mut unsettled, Lane::Normal, 0..u64::MAX), [1]);
         assert_eq!(taken(&mut unsettled, Lane::Normal, 0..u64::MAX), []);
         assert_eq!(unsettled.messages(), 0);
@@ -139,7 +182,7 @@ mod tests {
     /// What is short and keeps a large buffer alive lets go of it when it is old enough, each once.
     #[test]
     fn what_is_old_lets_go_of_its_receive_buffer() {
-        let mut pool = Pool::new(PoolConfig { slab_bytes: 64 << 10, ..PoolConfig::edge() }).unwrap();
+        let mut pool = pool();
         let mut unsettled = Unsettled::default();
         let at = |milliseconds: u64| Timestamp::from_nanoseconds(milliseconds * 1_000_000);
         for number in 0..4 {
@@ -147,8 +190,7 @@ mod tests {
             buffer.put_slice(&[7; 300]);
             let mut entry = entry(Lane::Normal, number);
             entry.message.body.push(buffer.split(), &mut pool).unwrap();
-            entry.since = at(number);
-            unsettled.push(entry);
+            assert!(unsettled.keep(&entry, at(number), &mut pool));
         }
         assert!(unsettled.compact(at(1), &mut pool), "two are younger");
         assert_eq!(pool.stats().compactions, 2);

@@ -5,11 +5,11 @@
 use std::time::Duration;
 use underlay::backend::inproc::InprocNetwork;
 use underlay::backend::tcp::{EngineChoice, TcpConfig};
-use underlay::connection::{AttachRequest, CloseReason, Identity, LinkRoom};
-use underlay::driver::{Address, ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler};
+use underlay::connection::{AttachRequest, CloseReason, Deliveries, Identity, LinkRoom};
+use underlay::driver::{Address, ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler, Leaving};
 use underlay::message::Message;
 use underlay::pool::PoolConfig;
-use underlay::proto::control::{Address as LinkAddress, LinkRole};
+use underlay::proto::control::{Address as LinkAddress, LinkRole, Outcome};
 use underlay::proto::handshake::Negotiated;
 use underlay::proto::hello::ProcessIdentity;
 use underlay::proto::record::MessageKind;
@@ -35,6 +35,7 @@ pub(crate) struct Client {
     pub(crate) writable: Vec<LinkId>,
     pub(crate) received: Vec<Message>,
     pub(crate) received_count: u64,
+    pub(crate) leaving: Vec<Leaving>,
     pub(crate) closed: Vec<CloseReason>,
     /// Answers requests with their own bodies.
     pub(crate) echoes: bool,
@@ -71,6 +72,10 @@ impl Handler for Client {
 
     fn writable(&mut self, _: &mut Core, _: ConnectionId, link: LinkId) {
         self.writable.push(link);
+    }
+
+    fn leaving(&mut self, _: &mut Core, _: ConnectionId, leaving: &Leaving) {
+        self.leaving.push(leaving.clone());
     }
 
     fn closed(&mut self, _: &mut Core, _: ConnectionId, reason: &CloseReason) {
@@ -148,6 +153,22 @@ impl ClientDriver {
     pub(crate) fn send_message(&mut self, message: Message) -> bool {
         let connection = self.connection;
         self.core().send(connection, message).is_ok()
+    }
+
+    /// Says what became of a message that arrived.
+    pub(crate) fn settle(&mut self, message: &Message, outcome: Outcome) {
+        self.settle_all(&Deliveries::of(message).unwrap(), outcome);
+    }
+
+    pub(crate) fn settle_all(&mut self, deliveries: &Deliveries, outcome: Outcome) {
+        let connection = self.connection;
+        self.core().settle(connection, deliveries, outcome).unwrap();
+    }
+
+    /// Ends at once, whatever was under way.
+    pub(crate) fn kill(&mut self) {
+        let connection = self.connection;
+        self.core().abort(connection, CloseReason::ResourceLimit("killed by the test".to_owned()));
     }
 
     /// Sends until there is no credit left; says how many.
@@ -248,6 +269,16 @@ impl World {
 
     pub(crate) fn consumer(&mut self, client: usize, name: &str, room: LinkRoom) -> LinkId {
         self.attach(client, LinkRole::Consumer, name, room)
+    }
+
+    pub(crate) fn settling_consumer(&mut self, client: usize, name: &str, room: LinkRoom) -> LinkId {
+        self.attach(client, LinkRole::SettlingConsumer, name, room)
+    }
+
+    /// Ends a client without a word.
+    pub(crate) fn kill(&mut self, client: usize) {
+        self.clients[client].kill();
+        self.settle();
     }
 
     pub(crate) fn reply_address(&mut self, client: usize, secret: &ReplySecret, room: LinkRoom) -> LinkId {

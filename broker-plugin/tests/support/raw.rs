@@ -84,9 +84,18 @@ impl RawPeer {
 
     /// Attaches as a producer, and waits for the credit.
     pub(crate) fn produce(&mut self, name: &str) -> LinkId {
+        self.attach(LinkRole::Producer, name)
+    }
+
+    /// Attaches as a consumer that settles, and wants nothing yet.
+    pub(crate) fn consume(&mut self, name: &str) -> LinkId {
+        self.attach(LinkRole::SettlingConsumer, name)
+    }
+
+    fn attach(&mut self, role: LinkRole, name: &str) -> LinkId {
         let address = Address::Named(Name::new(name).unwrap());
         let none = LinkRoom { messages: 0, bytes: 0 };
-        let link = self.connection.attach(LinkRole::Producer, address, none).unwrap();
+        let link = self.connection.attach(role, address, none).unwrap();
         self.until(|event| matches!(event, ConnectionEvent::Attached { .. }));
         link
     }

@@ -290,13 +290,16 @@ impl Links {
         Ok(writable)
     }
 
-    /// Counts a message that arrived. One for a link that was detached here is still delivered: the peer sent it
-    /// before it knew.
-    pub(crate) fn received(&mut self, link: LinkId, bytes: u64) -> Result<(), PeerMisbehaved> {
+    /// Counts a message that arrives, and says on which link. One for a link that was detached here is still counted:
+    /// the peer sent it before it knew.
+    #[inline]
+    pub(super) fn received(&mut self, link: LinkId, bytes: u64) -> Result<&mut Link, PeerMisbehaved> {
         let is_ours = self.is_ours(link);
         let receives =
             |entry: &&mut Link| entry.state != LinkState::Requested && entry.role.consumes() == is_ours;
-        let Some(entry) = self.find(link).filter(receives) else {
+        let list = if is_ours { &mut self.ours } else { &mut self.theirs };
+        let entry = list.get_mut(place(link)).and_then(Option::as_mut);
+        let Some(entry) = entry.filter(receives) else {
             return Err(PeerMisbehaved::LinkUnknown { link });
         };
         if entry.messages >= entry.limit.message_limit {
@@ -312,8 +315,11 @@ impl Links {
         }
         entry.messages += 1;
         entry.bytes = position;
-        self.note_due(link);
-        Ok(())
+        if !entry.is_due && entry.is_worth_telling() {
+            entry.is_due = true;
+            self.due.push(link);
+        }
+        Ok(entry)
     }
 
     /// Says how much a receiving link can take from now on. The peer is told when it is worth a record.
@@ -375,9 +381,8 @@ impl Links {
     }
 
     pub(super) fn find(&mut self, link: LinkId) -> Option<&mut Link> {
-        let place = (link.value() - 1) as usize / 2;
         let list = if self.is_ours(link) { &mut self.ours } else { &mut self.theirs };
-        list.get_mut(place)?.as_mut()
+        list.get_mut(place(link))?.as_mut()
     }
 
     fn forget(&mut self, link: LinkId) {
@@ -399,6 +404,11 @@ impl Links {
         // Never zero: the smallest is 1.
         LinkId::new(number).unwrap_or(LinkId::FIRST)
     }
+}
+
+/// Where a link is in its list.
+fn place(link: LinkId) -> usize {
+    (link.value() - 1) as usize / 2
 }
 
 /// A link that the peer has ended.

@@ -195,9 +195,11 @@ impl Open {
     pub(super) fn unpark(&mut self, streams: &mut Streams, now: Timestamp) -> Result<Option<Message>, PeerMisbehaved> {
         while let Some(ready) = self.reads.as_mut().and_then(|reads| reads.next_ready()) {
             let mut message = ready.message;
-            // The peer holds what it offered until it hears of it.
-            self.owes_acknowledgement |= ready.was_offered || streams.has_much_untold();
-            if streams.take(&mut message, now)? {
+            let is_wanted = streams.take(&mut message, now)?;
+            if ready.was_offered {
+                streams.tell_at_once();
+            }
+            if is_wanted {
                 return Ok(Some(message));
             }
         }
@@ -215,8 +217,9 @@ impl Open {
         let Some(record) = self.reads.as_mut().and_then(|reads| reads.release_detach()) else { return Ok(false) };
         let number = self.next_control;
         self.next_control += 1;
+        // It was parsed when it came.
         if let Some(control) = Control::parse(&record, &self.parameters.limits())?
-            && streams.take_control(number, now)
+            && streams.take_control(number, record.len(), now)
         {
             streams.handle_control(&control, events)?;
         }

@@ -4,8 +4,8 @@
 //! sending that of arriving. The receiver settles by these positions. What it settles in one turn of its driver is
 //! collected here, neighbours with one outcome in one record, and leaves with whatever leaves next.
 
-use super::links::{Link, LinkError, LinkState, Links};
 use super::ConnectionEvent;
+use super::links::{Link, LinkError, LinkState, Links};
 use crate::message::Message;
 use crate::proto::control::{LinkRole, Outcome, Settle};
 use crate::proto::{Lane, LinkId, PeerMisbehaved};
@@ -62,13 +62,18 @@ fn join(waiting: &mut Settle, more: &Settle) -> bool {
 impl Links {
     /// Counts a whole message that arrived, and writes its position into it. False for one that is not to be handed
     /// on: it came on a link that settles and was detached here meanwhile, so that it can be settled no more, and its
-    /// sender has it still.
+    /// sender has it still. One that had begun in a part was counted against its link's credit then.
     #[inline]
-    pub(super) fn deliver(&mut self, message: &mut Message) -> bool {
-        // A message that began before its link ended counts nowhere.
-        let Some(link) = message.head.link.and_then(|link| self.find(link)) else { return true };
-        message.position = link.count(message.head.lane);
-        link.role != LinkRole::SettlingConsumer || link.state != LinkState::Detaching
+    pub(super) fn arrived(&mut self, message: &mut Message, had_begun: bool) -> Result<bool, PeerMisbehaved> {
+        let Some(link) = message.head.link else { return Ok(true) };
+        let entry = if had_begun {
+            // The end of a link comes behind its messages.
+            self.find(link).ok_or(PeerMisbehaved::LinkUnknown { link })?
+        } else {
+            self.received(link, message.head.total_body_bytes)?
+        };
+        message.position = entry.count(message.head.lane);
+        Ok(entry.role != LinkRole::SettlingConsumer || entry.state != LinkState::Detaching)
     }
 
     /// Notes what became of deliveries.

@@ -22,6 +22,10 @@ use std::time::Duration;
 /// answered at a time.
 const CONTROL_BYTES_WAITING_MAX: usize = 1 << 20;
 
+/// The most bytes of control records that the peer may leave unacknowledged. An honest one acknowledges at once what is
+/// beyond 1 MiB; the rest is what may be on its way meanwhile.
+const CONTROL_BYTES_KEPT_MAX: usize = 8 << 20;
+
 /// One end of a connection, from the first byte of its hello to its end.
 ///
 /// What it sends and where it puts what it receives are the [`Streams`] of its session, which whoever drives it passes
@@ -43,7 +47,7 @@ pub(crate) struct Connection {
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    Greeting(Option<Greeting>),
+    Greeting(Option<Box<Greeting>>),
     /// The client's hello is here, and whoever has this connection decides about it.
     Proposed(Option<(Box<Proposal>, Segment)>),
     Open(Box<Open>),
@@ -113,7 +117,7 @@ impl Connection {
     ) -> Self {
         Self {
             config,
-            phase: Phase::Greeting(Some(greeting)),
+            phase: Phase::Greeting(Some(Box::new(greeting))),
             hello,
             events: VecDeque::new(),
             ending: Ending::Running,
@@ -137,7 +141,7 @@ impl Connection {
         match &mut self.phase {
             Phase::Open(open) => open.inbox.push(segment),
             Phase::Greeting(greeting) => match greeting.take().map(|greeting| greeting.take(segment)) {
-                Some(Ok(unfinished)) => *greeting = Some(unfinished),
+                Some(Ok(unfinished)) => *greeting = Some(Box::new(unfinished)),
                 Some(Err(Greeted::Failed { reason, answer })) => self.fail_greeting(reason, answer, now),
                 Some(Err(Greeted::Done { negotiated, rest })) => self.open(negotiated, rest),
                 Some(Err(Greeted::Proposed { proposal, rest })) => {
@@ -207,6 +211,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
+    #[inline]
     pub(crate) fn poll_event(
         &mut self,
         streams: Option<&mut Streams>,
@@ -233,15 +238,11 @@ impl Connection {
             self.times.note_bulk(open.inbox.has_unfinished(), open.chunks_received(), now);
             match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
-                // Only a peer that asks and asks without taking the answers comes here.
-                Ok(None) if streams.outbox.waiting_control_bytes() > CONTROL_BYTES_WAITING_MAX => {
-                    let control_bytes = streams.outbox.waiting_control_bytes();
-                    let text = format!(
-                        "{control_bytes} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"
-                    );
-                    self.end(CloseReason::ResourceLimit(text), now);
+                Ok(None) => {
+                    if let Some(text) = control_past_limit(streams) {
+                        self.end(CloseReason::ResourceLimit(text), now);
+                    }
                 }
-                Ok(None) => {}
                 Err(InboxError::Peer(violation)) => self.end(violation.into(), now),
                 // No waiting would help.
                 Err(InboxError::Pool(
@@ -307,7 +308,7 @@ impl Connection {
                     self.times.note_offers(open.offers_outstanding() > 0, open.offers_taken(), now);
                 }
                 if filled.is_ok() && self.stages_close(streams, is_current, now) {
-                    filled = self.fill_close(streams, pool, gather);
+                    filled = self.fill_close(streams, is_current, pool, gather);
                 }
                 filled
             }
@@ -369,11 +370,12 @@ impl Connection {
     fn fill_close(
         &mut self,
         streams: &mut Streams,
+        is_current: bool,
         pool: &mut Pool,
         gather: &mut GatherList,
     ) -> Result<(), PoolError> {
         match &mut self.phase {
-            Phase::Open(open) => open.fill(streams, false, pool, gather),
+            Phase::Open(open) => open.fill(streams, is_current, pool, gather),
             Phase::Greeting(_) | Phase::Proposed(..) => Ok(()),
         }
     }
@@ -402,9 +404,7 @@ impl Connection {
                 (times.received + open.idle_timeout)
                     .min(keep_alive)
                     .min(acknowledgement)
-                    .min(times.frame_due(config.frame_timeout))
-                    .min(times.bulk_due(config.bulk_timeout))
-                    .min(times.progress_due(config.send_timeout))
+                    .min(times.trouble_due(config))
                     .min(self.one_sided_due(open))
             }
         }
@@ -420,7 +420,9 @@ impl Connection {
                 }
                 return;
             }
-            (_, Phase::Greeting(_) | Phase::Proposed(..)) if now >= times.started + config.handshake_timeout => {
+            (_, Phase::Greeting(_) | Phase::Proposed(..))
+                if now >= times.started + config.handshake_timeout =>
+            {
                 CloseReason::HandshakeTimeout(config.handshake_timeout)
             }
             (_, Phase::Greeting(_) | Phase::Proposed(..)) => return,
@@ -445,9 +447,8 @@ impl Connection {
             }
             (_, Phase::Open(open)) => {
                 open.owes_keep_alive |= now >= times.sent + open.keep_alive;
-                open.owes_acknowledgement |= streams.is_some_and(|streams| {
-                    now >= streams.acknowledgement_due(config.acknowledgement_delay)
-                });
+                open.owes_acknowledgement |= streams
+                    .is_some_and(|streams| now >= streams.acknowledgement_due(config.acknowledgement_delay));
                 return;
             }
         };
@@ -586,6 +587,17 @@ impl Connection {
     pub(crate) fn has_received_frame(&self) -> bool {
         matches!(&self.phase, Phase::Open(open) if open.has_received())
     }
+}
+
+/// What to tell a peer that asks and asks without taking the answers, or without ever acknowledging them.
+fn control_past_limit(streams: &Streams) -> Option<String> {
+    let (waiting, kept) = streams.outbox.control_bytes();
+    if waiting > CONTROL_BYTES_WAITING_MAX {
+        return Some(format!("{waiting} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"));
+    }
+    (kept > CONTROL_BYTES_KEPT_MAX).then(|| {
+        format!("the peer has not acknowledged {kept} bytes of control records ({CONTROL_BYTES_KEPT_MAX})")
+    })
 }
 
 /// The peer may take its time for a read, and then tell of it.

@@ -9,6 +9,7 @@ use crate::proto::control::{Attach, CONTROL_BYTES_MAX, Control, Detach, Flow};
 use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::serial::{Arrival, Received};
 use crate::proto::{LANES, Parameters, PeerMisbehaved, STREAMS, Stream};
+use crate::sabotage::{self, Bug};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -24,11 +25,13 @@ pub(crate) struct Streams {
     parameters: Parameters,
     /// By lane, the number behind the last message that has been charged to its link before it was taken, as not all of
     /// it has arrived: it may begin once more on another connection.
-    charged: [u64; LANES],
+    begun: [u64; LANES],
     owes_acknowledgements: bool,
-    /// What has arrived and was not acknowledged: since when, and how much.
-    untold_since: Option<Timestamp>,
+    /// By stream, since when something has arrived that was not acknowledged; and how much of all of them.
+    untold_since: [Timestamp; STREAMS],
     untold_bytes: u64,
+    /// Something of it is told at once.
+    tells_at_once: bool,
     /// Records that arrived and were held already.
     pub(crate) duplicates: u64,
 }
@@ -54,9 +57,10 @@ impl Streams {
             links: Links::new(is_client, parameters.links_max, may_settle),
             received: Received::default(),
             parameters,
-            charged: [0; LANES],
-            untold_since: None,
+            begun: [0; LANES],
+            untold_since: [Timestamp::NEVER; STREAMS],
             untold_bytes: 0,
+            tells_at_once: false,
             duplicates: 0,
         }
     }
@@ -75,11 +79,15 @@ impl Streams {
         parameters: &Parameters,
         send_from: &[u64; STREAMS],
         receive_from: &[u64; STREAMS],
+        now: Timestamp,
     ) -> Result<(), PeerMisbehaved> {
         self.check_resume(parameters, send_from)?;
         self.outbox.resume(PackingRules::new(parameters), send_from);
         self.received.told(*receive_from);
-        (self.untold_since, self.untold_bytes) = (None, 0);
+        // The connection before may have brought more since the hello was written.
+        let since = |stream| if self.received.is_told(stream) { Timestamp::NEVER } else { now };
+        self.untold_since = Stream::ALL.map(since);
+        self.untold_bytes = 0;
         Ok(())
     }
 
@@ -135,9 +143,7 @@ impl Streams {
     #[inline]
     fn push_settlements(&mut self) {
         let Self { links, outbox, .. } = self;
-        links.take_settlements(|settle| {
-            encoded(&Control::Settle(settle), |record| outbox.push_control(record));
-        });
+        links.take_settlements(|settle| outbox.push_control(&settle.record()));
     }
 
     pub(crate) fn push_control(&mut self, control: &Control<'_>) {
@@ -161,9 +167,13 @@ impl Streams {
 impl Streams {
     /// A bulk message begins: it must be the next of its lane, or one that is held already.
     pub(super) fn begin(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
-        if self.received.check(head.lane, head.lane_sequence)? == Arrival::Next {
-            self.arrive(head)?;
+        if self.received.check(head.lane, head.lane_sequence)? == Arrival::Duplicate || self.has_begun(head) {
+            return Ok(());
         }
+        if let Some(link) = head.link {
+            self.links.received(link, head.total_body_bytes)?;
+        }
+        self.begun[head.lane.index()] = head.lane_sequence + 1;
         Ok(())
     }
 
@@ -175,47 +185,49 @@ impl Streams {
         if found < held {
             return Ok(false);
         }
-        let expected = held.max(self.charged[lane.index()]);
+        let begun = &mut self.begun[lane.index()];
+        let expected = held.max(*begun);
         if found > expected {
             return Err(PeerMisbehaved::LaneOutOfSequence { lane, expected, found });
         }
-        self.charge(head)?;
-        self.charged[lane.index()] = expected.max(found + 1);
+        if found == expected {
+            *begun = found + 1;
+            if let Some(link) = head.link {
+                self.links.received(link, head.total_body_bytes)?;
+            }
+        }
         Ok(true)
     }
 
     /// A message is here, whole; false if it was held already, or if nobody is to have it any more.
     #[inline]
     pub(super) fn take(&mut self, message: &mut Message, now: Timestamp) -> Result<bool, PeerMisbehaved> {
-        let head = &message.head;
-        if self.received.check(head.lane, head.lane_sequence)? == Arrival::Duplicate {
+        let (lane, bytes) = (message.head.lane, message.head.total_body_bytes);
+        if self.received.check(lane, message.head.lane_sequence)? == Arrival::Duplicate {
             self.duplicates += 1;
-            return Ok(false);
+            return Ok(sabotage::strikes(Bug::TakeTwice));
         }
-        self.charge(head)?;
-        self.take_from(Stream::Lane(head.lane), head.total_body_bytes, now);
-        Ok(self.links.deliver(message))
+        let has_begun = self.has_begun(&message.head);
+        let is_wanted = self.links.arrived(message, has_begun)?;
+        self.take_from(Stream::Lane(lane), bytes, now);
+        Ok(is_wanted)
+    }
+
+    /// Whether a message was charged to its link when it began, on this connection or on one before.
+    #[inline]
+    fn has_begun(&self, head: &MessageHead) -> bool {
+        let has_begun = self.begun[head.lane.index()] > head.lane_sequence;
+        has_begun && !sabotage::strikes(Bug::ChargeTwice)
     }
 
     /// A control record is here that has this number; false if it was held already.
-    pub(super) fn take_control(&mut self, number: u64, now: Timestamp) -> bool {
+    pub(super) fn take_control(&mut self, number: u64, bytes: usize, now: Timestamp) -> bool {
         if number < self.received.next(Stream::Control) {
             self.duplicates += 1;
             return false;
         }
-        self.take_from(Stream::Control, 0, now);
+        self.take_from(Stream::Control, bytes as u64, now);
         true
-    }
-
-    /// Counts a message on its link, once.
-    #[inline]
-    fn charge(&mut self, head: &MessageHead) -> Result<(), PeerMisbehaved> {
-        match head.link {
-            Some(link) if self.charged[head.lane.index()] <= head.lane_sequence => {
-                self.links.received(link, head.total_body_bytes)
-            }
-            _ => Ok(()),
-        }
     }
 
     #[inline]
@@ -223,9 +235,8 @@ impl Streams {
         self.received.take(stream);
         if self.owes_acknowledgements {
             self.untold_bytes += bytes;
-            if self.untold_since.is_none() {
-                self.untold_since = Some(now);
-            }
+            let since = &mut self.untold_since[stream.index()];
+            *since = now.min(*since);
         }
     }
 }
@@ -235,23 +246,40 @@ impl Streams {
     /// When the peer is to be told of what has arrived, if nothing else is sent to it before.
     #[inline]
     pub(super) fn acknowledgement_due(&self, delay: Duration) -> Timestamp {
-        match self.untold_since {
-            None => Timestamp::NEVER,
-            Some(since) => since + delay,
+        // What is held back waits for no time.
+        if !self.owes_acknowledgements || !self.received.has_news() {
+            return Timestamp::NEVER;
         }
+        self.untold_since.into_iter().fold(Timestamp::NEVER, Timestamp::min) + delay
     }
 
     /// Whether so much has arrived that the peer is to be told at once.
     #[inline]
     pub(super) fn has_much_untold(&self) -> bool {
-        self.untold_bytes >= UNTOLD_BYTES_MAX
+        (self.untold_bytes >= UNTOLD_BYTES_MAX || self.tells_at_once) && self.received.has_news()
+    }
+
+    /// Has the peer told at once of what has arrived: it holds something open until it is.
+    pub(super) fn tell_at_once(&mut self) {
+        self.tells_at_once = true;
     }
 
     /// Frames were packed, each with an acknowledgement.
     #[inline]
     pub(super) fn told(&mut self) {
-        if !self.received.has_news() {
-            (self.untold_since, self.untold_bytes) = (None, 0);
+        if sabotage::strikes(Bug::SkipAcknowledgement) {
+            self.received.told(self.received.positions());
+        }
+        let mut is_all = true;
+        for stream in Stream::ALL {
+            if self.received.is_told(stream) {
+                self.untold_since[stream.index()] = Timestamp::NEVER;
+            } else {
+                is_all = false;
+            }
+        }
+        if is_all {
+            (self.untold_bytes, self.tells_at_once) = (0, false);
         }
     }
 }

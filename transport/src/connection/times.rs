@@ -1,5 +1,6 @@
 //! Since when a connection waits for what.
 
+use super::ConnectionConfig;
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -77,6 +78,23 @@ impl Times {
     /// When the peer has acknowledged no offer for `timeout`.
     pub(super) fn offers_due(&self, timeout: Duration) -> Timestamp {
         self.offers.since.map_or(Timestamp::NEVER, |since| since + timeout)
+    }
+
+    /// When something has not gone on for too long; mostly there is nothing that should.
+    #[inline]
+    pub(super) fn trouble_due(&self, config: &ConnectionConfig) -> Timestamp {
+        let Self { unfinished, send_began, frames, chunks, bulk, .. } = self;
+        if unfinished.is_none()
+            && send_began.is_none()
+            && frames.since.is_none()
+            && chunks.since.is_none()
+            && bulk.since.is_none()
+        {
+            return Timestamp::NEVER;
+        }
+        self.frame_due(config.frame_timeout)
+            .min(self.bulk_due(config.bulk_timeout))
+            .min(self.progress_due(config.send_timeout))
     }
 
     /// When an unfinished bulk message has not gone on for `timeout`.

@@ -37,7 +37,9 @@ use crate::backend::inproc::InprocNetwork;
 use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity};
+use crate::message::Message;
 use crate::pool::{Pool, PoolConfig};
+use crate::sabotage::{self, Bug};
 use crate::session::SessionConfig;
 use crate::sync::Wakeup;
 use crate::time::{Clock, Timestamp};
@@ -326,18 +328,28 @@ impl<H: Handler> Driver<H> {
     }
 
     fn deliver(&mut self, id: ConnectionId) {
-        while let Some(event) = self.core.poll_event(id) {
-            self.connection_event(id, event);
+        loop {
+            // Matched where it is: a message is long, and each step that takes it as an event moves it once more.
+            match self.core.poll_event(id) {
+                Some(ConnectionEvent::Message(message)) => self.message(id, message),
+                Some(event) => self.connection_event(id, event),
+                None => return,
+            }
         }
+    }
+
+    fn message(&mut self, id: ConnectionId, message: Message) {
+        self.core.stats.messages_received += 1;
+        if sabotage::strikes(Bug::LoseMessage) {
+            return;
+        }
+        self.handler.message(&mut self.core, id, message);
     }
 
     fn connection_event(&mut self, id: ConnectionId, event: ConnectionEvent) {
         let (core, handler) = (&mut self.core, &mut self.handler);
         match event {
-            ConnectionEvent::Message(message) => {
-                core.stats.messages_received += 1;
-                handler.message(core, id, message);
-            }
+            ConnectionEvent::Message(message) => self.message(id, message),
             ConnectionEvent::Writable { link } => handler.writable(core, id, link),
             ConnectionEvent::Opened(peer) => {
                 tracing::debug!(connection = %id, peer = core.peer(id), "opened");

@@ -10,6 +10,7 @@
 //! With timeouts of equal length, setting and clearing therefore cost a store and a comparison, and each key moves
 //! through the heap once a timeout. Memory is taken only when a key is used that is larger than all before it.
 
+use crate::sabotage::{self, Bug};
 use crate::time::Timestamp;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -51,11 +52,20 @@ impl Timers {
         if key >= self.keys.len() {
             self.grow(key);
         }
+        if sabotage::strikes(Bug::ForgetDeadline) {
+            return;
+        }
         let timer = &mut self.keys[key];
         timer.deadline = deadline;
         if deadline < timer.queued {
             self.queue(key, deadline);
         }
+    }
+
+    /// The deadline of `key`; `NEVER` if it has none.
+    #[inline]
+    pub(crate) fn deadline(&self, key: usize) -> Timestamp {
+        self.keys.get(key).map_or(Timestamp::NEVER, |timer| timer.deadline)
     }
 
     /// Forgets the deadline of `key`, if it has one.

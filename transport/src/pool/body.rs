@@ -126,6 +126,9 @@ impl Body {
     /// # Errors
     /// As [`Body::push`].
     pub fn share(&self, pool: &mut Pool) -> Result<Body, PoolError> {
+        if self.more.is_none() {
+            return Ok(Body { bytes: self.bytes, inline: self.inline.clone(), more: None });
+        }
         let mut body = Body::new();
         for segment in self.segments() {
             body.push(segment.clone(), pool)?;

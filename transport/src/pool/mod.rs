@@ -22,6 +22,7 @@ pub use body::{Body, BodyReader, SEGMENTS_MAX};
 pub use gather::{GATHER_SEGMENTS_MAX, GatherList};
 pub use segment::{BufferMut, Segment};
 
+use crate::sabotage::{self, Bug};
 use crate::sync::{AtomicU64, Ordering, ReferenceCount, ReturnStack};
 use slab::{Header, Slab};
 use std::ptr::NonNull;
@@ -251,6 +252,9 @@ impl Pool {
     pub fn reclaim(&mut self) {
         let taken = self.shared().returned.take_all();
         for header in taken {
+            if sabotage::strikes(Bug::LeakBuffer) {
+                continue;
+            }
             // SAFETY: a header on the stack belongs to a buffer that nobody refers to; its slab is still mapped.
             let class = unsafe { header.as_ref() }.class();
             self.free[class].push(header);

@@ -38,7 +38,9 @@ pub enum PeerMisbehaved {
     SecurityNotChosen { count: u16 },
     #[error("the server chose security {kind}, which was not offered")]
     SecurityNotOffered { kind: u16 },
-    #[error("a session is to go on at {found} of {stream}, which has been sent up to {sent} and was acknowledged up to {acknowledged}")]
+    #[error(
+        "a session is to go on at {found} of {stream}, which has been sent up to {sent} and was acknowledged up to {acknowledged}"
+    )]
     ResumePosition { stream: Stream, found: u64, acknowledged: u64, sent: u64 },
     #[error("the server resumes a session without proving that it knows the session's token")]
     SessionUnproven,

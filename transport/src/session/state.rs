@@ -31,6 +31,8 @@ pub struct Session {
     common: Arc<Common>,
     pub(super) streams: Option<Streams>,
     pub(super) paths: [Option<Path>; PATHS_MAX],
+    /// How many of them there are.
+    path_count: usize,
     /// The path that sends.
     pub(super) current: Option<usize>,
     events: VecDeque<ConnectionEvent>,
@@ -38,8 +40,8 @@ pub struct Session {
     terms: Option<Terms>,
     peer: Option<ProcessIdentity>,
     reconnect: Option<Reconnect>,
-    /// Closed here; what waits is sent first.
-    is_closing: bool,
+    /// Closed here, for this reason; what waits is sent first.
+    closing: Option<(CloseCode, String)>,
     progress: Progress,
     pub(super) read_losses: ReadLosses,
     counts: SessionCounts,
@@ -48,8 +50,11 @@ pub struct Session {
 #[derive(Debug)]
 pub(super) struct Path {
     pub(super) connection: Connection,
-    /// Its handshake is done.
+    /// Its handshake is done, and it is in use, or was.
     is_open: bool,
+    /// Of a server: the peer was told of the next token on it. The first frame that arrives on it is the sign that it
+    /// knows.
+    gave_token: bool,
     /// There is a newer one in its place, and this end closes it then.
     retired_at: Timestamp,
 }
@@ -122,7 +127,7 @@ impl Session {
         let channel = lasting(&common.session, channel.into());
         let connection = Connection::server(common.connection.clone(), &common.identity, channel, now)?;
         let mut session = Self::new(common, None);
-        session.paths[0] = Some(Path::new(connection));
+        session.add_path(connection);
         Ok(session)
     }
 
@@ -131,13 +136,14 @@ impl Session {
             common,
             streams: None,
             paths: [const { None }; PATHS_MAX],
+            path_count: 0,
             current: None,
             events: VecDeque::new(),
             state: State::Opening,
             terms: None,
             peer: None,
             reconnect,
-            is_closing: false,
+            closing: None,
             progress: Progress::default(),
             read_losses: ReadLosses::default(),
             counts: SessionCounts::default(),
@@ -152,7 +158,7 @@ impl Session {
             State::Live => false,
             State::Opening | State::Ended => return None,
         };
-        if self.is_closing || self.terms.is_none() || self.candidate().is_some() {
+        if self.closing.is_some() || self.terms.is_none() || self.candidate().is_some() {
             return None;
         }
         self.reconnect.as_mut()?.poll(is_interrupted, &self.common.session, now)
@@ -162,10 +168,11 @@ impl Session {
     /// if it cannot now: it is not live, or is about to move already.
     pub fn begin_move(&mut self, address: usize, now: Timestamp) -> bool {
         let can = matches!(self.state, State::Live)
-            && !self.is_closing
+            && self.closing.is_none()
             && self.terms.is_some()
             && self.candidate().is_none();
-        let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| can && !reconnect.is_trying()) else {
+        let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| can && !reconnect.is_trying())
+        else {
             return false;
         };
         reconnect.begin(address, now);
@@ -187,7 +194,7 @@ impl Session {
         channel: impl Into<ChannelTraits>,
         now: Timestamp,
     ) -> Result<Option<usize>, LocalFault> {
-        if matches!(self.state, State::Ended) || self.is_closing || !self.has_room() {
+        if matches!(self.state, State::Ended) || self.closing.is_some() || !self.make_room(now) {
             self.attempt_failed(now);
             return Ok(None);
         }
@@ -197,7 +204,7 @@ impl Session {
         }
         let channel = self.traits(lasting(&self.common.session, channel.into()));
         let connection = Connection::client(config, &self.common.identity, channel, terms, now)?;
-        Ok(self.add_path(connection, now))
+        Ok(self.add_path(connection))
     }
 
     /// The channel that was asked for did not come up, or was given up. Ends a session that never had another one.
@@ -209,23 +216,35 @@ impl Session {
         }
     }
 
-    /// Whether the attempt at a channel that is under way has lasted for too long.
+    /// Whether a channel that is coming up for it is to be given up: the attempt has lasted for too long, or nobody
+    /// waits for it any more.
     pub fn is_attempt_overdue(&self, now: Timestamp) -> bool {
-        let is_opening = matches!(self.state, State::Opening);
-        !is_opening && self.reconnect.as_ref().is_some_and(|it| it.is_overdue(&self.common.session, now))
+        match self.state {
+            State::Opening => false,
+            State::Live | State::Interrupted { .. } => {
+                self.reconnect.as_ref().is_some_and(|it| it.is_overdue(&self.common.session, now))
+            }
+            State::Ended => true,
+        }
     }
 
-    /// Puts a new connection in a free place. If there is none, those that were retired are ended, for the next attempt.
-    fn add_path(&mut self, connection: Connection, now: Timestamp) -> Option<usize> {
-        let Some(index) = self.paths.iter().position(Option::is_none) else {
+    /// Puts a new connection in a free place, if there is one.
+    fn add_path(&mut self, connection: Connection) -> Option<usize> {
+        let index = self.paths.iter().position(Option::is_none)?;
+        self.paths[index] = Some(Path::new(connection));
+        self.path_count += 1;
+        Some(index)
+    }
+
+    /// Whether there is room for another connection. If not, those that were retired are ended, for the next attempt.
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        let has_room = self.has_room();
+        if !has_room {
             for path in self.paths.iter_mut().flatten().filter(|path| path.retired_at != Timestamp::NEVER) {
                 path.connection.let_go_of_channel(now);
             }
-            self.attempt_failed(now);
-            return None;
-        };
-        self.paths[index] = Some(Path::new(connection));
-        Some(index)
+        }
+        has_room
     }
 
     /// Whether there is room for another connection.
@@ -235,14 +254,14 @@ impl Session {
 
     /// A path that is coming up.
     fn candidate(&self) -> Option<usize> {
-        self.paths.iter().position(|path| {
-            path.as_ref().is_some_and(|path| !path.is_open && !path.connection.is_ended())
-        })
+        self.paths
+            .iter()
+            .position(|path| path.as_ref().is_some_and(|path| !path.is_open && !path.connection.is_ended()))
     }
 
     /// The channel of a path is gone, and everything that had arrived was looked at.
     pub fn remove_path(&mut self, path: usize) {
-        self.paths[path] = None;
+        self.path_count -= usize::from(self.paths[path].take().is_some());
     }
 
     /// Whether a path is there.
@@ -275,7 +294,13 @@ impl Session {
             SessionTerms::default()
         } else {
             let epoch = wanted.epoch;
-            SessionTerms { session: Some(id), epoch, expiry_ms, token: Some(token), ..SessionTerms::default() }
+            SessionTerms {
+                session: Some(id),
+                epoch,
+                expiry_ms,
+                token: Some(token),
+                ..SessionTerms::default()
+            }
         };
         path.connection.accept(terms);
     }
@@ -289,7 +314,9 @@ impl Session {
 
     /// Takes a path out, to be a connection of another session.
     pub(crate) fn take_path(&mut self, path: usize) -> Option<Connection> {
-        self.paths[path].take().map(|path| path.connection)
+        let path = self.paths[path].take()?;
+        self.path_count -= 1;
+        Some(path.connection)
     }
 
     /// Whether the session may go on over the connection of a client that proposes this; with the token that it has
@@ -301,15 +328,16 @@ impl Session {
         let unknown = || (RefusalCode::SessionUnknown, SESSION_UNKNOWN.to_owned());
         let (asked, peer) = (&proposal.client().body.session, proposal.client().body.process);
         let (Some(terms), Some(streams)) = (&self.terms, &self.streams) else { return Err(unknown()) };
-        let is_peer = self.peer.is_some_and(|known| {
-            (known.process, known.incarnation) == (peer.process, peer.incarnation)
-        });
-        if matches!(self.state, State::Ended | State::Opening) || self.is_closing || !is_peer {
+        let is_peer = self
+            .peer
+            .is_some_and(|known| (known.process, known.incarnation) == (peer.process, peer.incarnation));
+        if matches!(self.state, State::Ended | State::Opening) || self.closing.is_some() || !is_peer {
             return Err(unknown());
         }
         let token = terms.shown(asked.proof).ok_or_else(unknown)?;
         if !self.has_room() {
-            let text = format!("the session has {PATHS_MAX} connections; try again when one of them has ended");
+            let text =
+                format!("the session has {PATHS_MAX} connections; try again when one of them has ended");
             return Err((RefusalCode::ResourceLimit, text));
         }
         if asked.epoch <= terms.epoch {
@@ -321,17 +349,17 @@ impl Session {
     }
 
     /// Goes on over the connection of a client whose proposal was checked; `next` is the token for the time after. Says
-    /// which path it is, unless there was no room.
+    /// which path it is, unless there was no room. The switch comes with the next [`Session::poll_event`].
     pub(crate) fn resume(
         &mut self,
         mut connection: Connection,
         shown: SessionToken,
         next: SessionToken,
-        now: Timestamp,
     ) -> Option<usize> {
         if let (Some(terms), Some(streams), Some(proposal)) =
-            (&mut self.terms, &self.streams, connection.proposal())
+            (&mut self.terms, &mut self.streams, connection.proposal())
         {
+            streams.received.hold_back();
             terms.epoch = proposal.client().body.session.epoch;
             terms.give(shown, next);
             let answer = SessionTerms {
@@ -345,7 +373,13 @@ impl Session {
             self.withhold_reads(&mut connection);
             connection.accept(answer);
         }
-        self.add_path(connection, now)
+        // Only what the newest hello gave counts from now on.
+        self.paths.iter_mut().flatten().for_each(|path| path.gave_token = false);
+        let index = self.add_path(connection)?;
+        if let Some(path) = &mut self.paths[index] {
+            path.gave_token = true;
+        }
+        Some(index)
     }
 
     /// Its name, if it outlives its connections.
@@ -386,23 +420,51 @@ impl Session {
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
+    #[inline]
     pub fn poll_event(
         &mut self,
         now: Timestamp,
         pool: &mut Pool,
     ) -> Result<Option<ConnectionEvent>, PoolError> {
+        if let Some(index) = self.only_path()
+            && self.events.is_empty()
+            && let Some(path) = &mut self.paths[index]
+        {
+            // Nearly everything comes this way, and is moved as rarely as possible.
+            let polled = path.connection.poll_event(self.streams.as_mut(), now, pool);
+            if !matches!(&polled, Ok(Some(ConnectionEvent::Opened(_) | ConnectionEvent::Closed(_)))) {
+                return polled;
+            }
+            if let Ok(Some(event)) = polled {
+                self.path_event(index, event, now);
+            }
+        }
+        self.poll_all(now, pool)
+    }
+
+    /// The path that sends, if there is no other one, and nothing is to be found out about it.
+    #[inline]
+    pub fn only_path(&self) -> Option<usize> {
+        let index = self.current.filter(|_| self.path_count == 1)?;
+        let has_spoken = self.paths[index].as_ref().is_some_and(|path| !path.gave_token);
+        has_spoken.then_some(index)
+    }
+
+    /// Looks at everything.
+    #[inline(never)]
+    fn poll_all(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Option<ConnectionEvent>, PoolError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            if let Some(index) = self.current {
+            // First a connection that has come up: that needs no buffers, and nothing may be sent on the one before.
+            if let Some(index) = self.candidate().filter(|&index| self.path_has_events(index)) {
                 match self.poll_path(index, now, pool)? {
                     Polled::Event(event) => return Ok(Some(event)),
-                    Polled::Again => continue,
-                    Polled::Nothing => {}
+                    Polled::Again | Polled::Nothing => continue,
                 }
             }
-            match self.poll_others(now, pool)? {
+            match self.poll_paths(now, pool)? {
                 Polled::Event(event) => return Ok(Some(event)),
                 Polled::Again => {}
                 Polled::Nothing => return Ok(None),
@@ -410,13 +472,11 @@ impl Session {
         }
     }
 
-    /// Looks at the paths that do not send.
-    fn poll_others(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
-        for index in 0..PATHS_MAX {
-            if Some(index) == self.current || self.paths[index].is_none() {
-                continue;
-            }
-            match self.poll_path(index, now, pool)? {
+    /// Looks at the path that sends, and then at the others.
+    fn poll_paths(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
+        let first = self.current.unwrap_or_default();
+        for ahead in 0..PATHS_MAX {
+            match self.poll_path((first + ahead) % PATHS_MAX, now, pool)? {
                 Polled::Nothing => {}
                 found => return Ok(found),
             }
@@ -427,26 +487,33 @@ impl Session {
     fn poll_path(&mut self, index: usize, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
         let Some(path) = &mut self.paths[index] else { return Ok(Polled::Nothing) };
         let polled = path.connection.poll_event(self.streams.as_mut(), now, pool)?;
-        if let Some(terms) = self.terms.as_mut().filter(|terms| terms.is_unconfirmed())
-            && Some(index) == self.current
-            && path.connection.has_received_frame()
-        {
-            terms.confirm();
+        if path.gave_token && path.connection.has_received_frame() {
+            path.gave_token = false;
+            if let Some(terms) = &mut self.terms {
+                terms.confirm();
+            }
         }
-        match polled {
-            None => Ok(Polled::Nothing),
-            Some(ConnectionEvent::Opened(negotiated)) => {
-                self.opened(index, negotiated, now);
-                Ok(Polled::Again)
-            }
-            Some(ConnectionEvent::Closed(reason)) => {
-                self.path_closed(index, reason, now);
-                Ok(Polled::Again)
-            }
+        Ok(match polled {
+            None => Polled::Nothing,
+            Some(event) => self.path_event(index, event, now).map_or(Polled::Again, Polled::Event),
+        })
+    }
+
+    /// What a path has found: what is the session's own affair comes to nothing here.
+    fn path_event(
+        &mut self,
+        index: usize,
+        event: ConnectionEvent,
+        now: Timestamp,
+    ) -> Option<ConnectionEvent> {
+        match event {
+            ConnectionEvent::Opened(negotiated) => self.opened(index, negotiated, now),
+            ConnectionEvent::Closed(reason) => self.path_closed(index, reason, now),
             // What was found before the end came is nobody's any more.
-            Some(_) if matches!(self.state, State::Ended) => Ok(Polled::Again),
-            Some(event) => Ok(Polled::Event(event)),
+            _ if matches!(self.state, State::Ended) => {}
+            event => return Some(event),
         }
+        None
     }
 
     /// Appends what may be sent now on a path to `gather`; true if there is anything. To be called when no send is in
@@ -463,9 +530,7 @@ impl Session {
     ) -> Result<bool, PoolError> {
         let is_current = self.current == Some(index);
         match &mut self.paths[index] {
-            Some(path) => {
-                path.connection.poll_transmit(self.streams.as_mut(), is_current, now, pool, gather)
-            }
+            Some(path) => path.connection.poll_transmit(self.streams.as_mut(), is_current, now, pool, gather),
             None => Ok(false),
         }
     }
@@ -487,8 +552,16 @@ impl Session {
     /// Whether there are events for which nothing that arrived has to be looked at.
     #[inline]
     pub fn has_events(&self) -> bool {
-        let has_events = |path: &Path| path.connection.has_events();
-        !self.events.is_empty() || self.paths.iter().flatten().any(has_events)
+        let mut paths = match self.only_path() {
+            Some(index) => index..index + 1,
+            None => 0..PATHS_MAX,
+        };
+        !self.events.is_empty() || paths.any(|index| self.path_has_events(index))
+    }
+
+    #[inline]
+    fn path_has_events(&self, index: usize) -> bool {
+        self.paths[index].as_ref().is_some_and(|path| path.connection.has_events())
     }
 
     /// The path that sends.
@@ -498,6 +571,7 @@ impl Session {
 }
 
 /// What a look at a path has come to.
+#[allow(clippy::large_enum_variant)] // for what is rare: messages do not come this way
 enum Polled {
     Event(ConnectionEvent),
     /// The session has changed: look again.
@@ -509,8 +583,8 @@ enum Polled {
 impl Session {
     /// The handshake of a path is done.
     fn opened(&mut self, index: usize, negotiated: Box<Negotiated>, now: Timestamp) {
-        if let Some(path) = &mut self.paths[index] {
-            path.is_open = true;
+        if matches!(self.state, State::Ended) {
+            return;
         }
         if self.streams.is_none() {
             return self.begin(index, negotiated, now);
@@ -519,7 +593,8 @@ impl Session {
             return self.fail_candidate(index, violation, now);
         }
         let Some(streams) = &mut self.streams else { return };
-        let resumed = streams.resume(&negotiated.parameters, &negotiated.send_from, &negotiated.receive_from);
+        let resumed = 
+            streams.resume(&negotiated.parameters, &negotiated.send_from, &negotiated.receive_from, now);
         if let Err(violation) = resumed {
             return self.fail_candidate(index, violation, now);
         }
@@ -542,7 +617,7 @@ impl Session {
         let may_settle = negotiated.capabilities.contains(Capabilities::SETTLEMENT);
         self.streams = Some(Streams::new(config, negotiated.parameters, is_client, outlives, may_settle));
         self.peer = Some(negotiated.peer);
-        self.current = Some(index);
+        self.use_path(index);
         self.state = State::Live;
         if let Some(path) = self.paths[index].as_mut().filter(|_| !outlives) {
             path.connection.forbid_offers();
@@ -551,6 +626,13 @@ impl Session {
             reconnect.succeeded(&self.common.session, now);
         }
         self.events.push_back(ConnectionEvent::Opened(negotiated));
+    }
+
+    fn use_path(&mut self, index: usize) {
+        self.current = Some(index);
+        if let Some(path) = &mut self.paths[index] {
+            path.is_open = true;
+        }
     }
 
     /// Whether what a server has answered is the session that was asked for. Its own server's end is checked before it
@@ -577,9 +659,10 @@ impl Session {
 
     /// Counts how often it was resumed at the same positions although something waits for the peer.
     fn is_in_vain(&mut self, positions: &[u64; STREAMS]) -> bool {
-        let waits = self.streams.as_ref().is_some_and(|streams| {
-            streams.outbox.waiting_messages() + streams.outbox.waiting_control() > 0
-        });
+        let waits = self
+            .streams
+            .as_ref()
+            .is_some_and(|streams| streams.outbox.waiting_messages() + streams.outbox.waiting_control() > 0);
         let is_same = *positions == self.progress.positions;
         self.progress.positions = *positions;
         self.progress.in_vain = if is_same && waits { self.progress.in_vain + 1 } else { 0 };
@@ -601,7 +684,11 @@ impl Session {
             }
             path.retired_at = if is_client { now } else { now + grace };
         }
-        self.current = Some(index);
+        self.use_path(index);
+        // A close that was under way on the connection before goes on here, behind what is sent again.
+        if let (Some((code, text)), Some(path)) = (&self.closing, &mut self.paths[index]) {
+            path.connection.close(*code, text, now);
+        }
         let interrupted_for = match std::mem::replace(&mut self.state, State::Live) {
             State::Interrupted { since, .. } => {
                 self.counts.resumed += 1;
@@ -621,9 +708,6 @@ impl Session {
 
     /// A connection has ended.
     fn path_closed(&mut self, index: usize, reason: CloseReason, now: Timestamp) {
-        if let Some(path) = &mut self.paths[index] {
-            path.is_open = true;
-        }
         if matches!(self.state, State::Ended) {
             return;
         }
@@ -631,29 +715,30 @@ impl Session {
             return self.end(reason, now);
         }
         if self.current != Some(index) {
-            return self.other_closed(reason, now);
+            let was_candidate = self.paths[index].as_ref().is_some_and(|path| !path.is_open);
+            // One that was retired is missed by nobody.
+            return if was_candidate { self.candidate_closed(&reason, now) };
         }
         self.current = None;
         self.count_read_loss(&reason);
-        if self.is_closing || self.terms.is_none() || !reason.is_loss() {
+        if self.closing.is_some() || self.terms.is_none() || !reason.is_loss() {
             return self.end(reason, now);
         }
         self.interrupt(reason, now);
     }
 
-    /// A connection has ended that does not send: one that was retired, or one that never came to be in use.
-    fn other_closed(&mut self, reason: CloseReason, now: Timestamp) {
+    /// A connection has ended that never came to be in use.
+    fn candidate_closed(&mut self, reason: &CloseReason, now: Timestamp) {
         let is_interrupted = matches!(self.state, State::Interrupted { .. });
-        match reason {
-            CloseReason::Refused(refusal) if refusal.code == RefusalCode::SessionUnknown => {
-                self.attempt_failed(now);
-                if is_interrupted {
-                    self.end(CloseReason::SessionUnknown(refusal.text().to_owned()), now);
-                }
-            }
-            CloseReason::Local { code: CloseCode::SessionTaken, .. } => {}
-            _ if self.reconnect.as_ref().is_some_and(Reconnect::is_trying) => self.attempt_failed(now),
-            _ => {}
+        if let Some(streams) = &mut self.streams {
+            streams.received.tell_all();
+        }
+        self.attempt_failed(now);
+        if let CloseReason::Refused(refusal) = reason
+            && refusal.code == RefusalCode::SessionUnknown
+            && is_interrupted
+        {
+            self.end(CloseReason::SessionUnknown(refusal.text().to_owned()), now);
         }
     }
 
@@ -672,6 +757,10 @@ impl Session {
         if let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| !reconnect.is_trying()) {
             reconnect.interrupted(is_silent, &self.common.session, now);
         }
+        // The peer has gone on to the one that was lost, or is to: it shall not wait on one before.
+        for path in self.paths.iter_mut().flatten().filter(|path| path.is_open) {
+            path.connection.retire(now);
+        }
         self.counts.interrupted += 1;
         self.state = State::Interrupted { since: now, loss: reason.to_string() };
         self.events.push_back(ConnectionEvent::Interrupted(reason));
@@ -682,6 +771,17 @@ impl Session {
 impl Session {
     /// When [`Session::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Timestamp {
+        if let Some(index) = self.only_path()
+            && let Some(path) = &self.paths[index]
+        {
+            let next = path.connection.next_timeout(self.streams.as_ref());
+            return match &self.reconnect {
+                Some(reconnect) if self.terms.is_some() => {
+                    next.min(reconnect.next_timeout(false, &self.common.session))
+                }
+                _ => next,
+            };
+        }
         let mut next = Timestamp::NEVER;
         for (index, path) in self.paths.iter().enumerate() {
             if let Some(path) = path {
@@ -702,7 +802,7 @@ impl Session {
         };
         match &self.reconnect {
             // While a connection is coming up, it has its own time.
-            Some(reconnect) if self.terms.is_some() && self.candidate().is_none() => {
+            Some(reconnect) if self.terms.is_some() && self.closing.is_none() && self.candidate().is_none() => {
                 next.min(reconnect.next_timeout(is_interrupted, &self.common.session))
             }
             _ => next,
@@ -730,10 +830,10 @@ impl Session {
 
     /// Closes the session in order: what was queued is sent, then the reason. Without a connection it ends at once.
     pub fn close(&mut self, code: CloseCode, text: &str, now: Timestamp) {
-        if matches!(self.state, State::Ended) || self.is_closing {
+        if matches!(self.state, State::Ended) || self.closing.is_some() {
             return;
         }
-        self.is_closing = true;
+        self.closing = Some((code, text.to_owned()));
         let opening = matches!(self.state, State::Opening).then(|| self.candidate()).flatten();
         match self.current.or(opening).and_then(|index| self.paths[index].as_mut()) {
             Some(path) => path.connection.close(code, text, now),
@@ -770,10 +870,12 @@ impl Session {
     /// What the hello of the next connection says.
     fn hello_terms(&mut self) -> SessionTerms {
         let expiry_ms = expiry_ms(&self.common.session);
-        match (&mut self.terms, &self.streams) {
+        match (&mut self.terms, &mut self.streams) {
             (Some(terms), Some(streams)) => {
                 // Each attempt has an epoch of its own, so that one which arrives late is not taken for the newest.
-                terms.epoch += 1;
+                terms.epoch = terms.epoch.saturating_add(1);
+                // Until it is answered or given up, the peer must not let go of more than this says.
+                streams.received.hold_back();
                 SessionTerms {
                     session: Some(terms.id),
                     epoch: terms.epoch,
@@ -803,9 +905,9 @@ impl Session {
             State::Live if self.terms.is_none() => {
                 // Its channel may have ended while something that arrived is still to be looked at.
                 let current = self.current.and_then(|index| self.paths[index].as_ref());
-                current.is_some_and(|path| path.connection.is_open()) && !self.is_closing
+                current.is_some_and(|path| path.connection.is_open()) && self.closing.is_none()
             }
-            State::Live | State::Interrupted { .. } => !self.is_closing,
+            State::Live | State::Interrupted { .. } => self.closing.is_none(),
             State::Opening | State::Ended => false,
         }
     }
@@ -850,7 +952,7 @@ impl Session {
 
 impl Path {
     fn new(connection: Connection) -> Self {
-        Self { connection, is_open: false, retired_at: Timestamp::NEVER }
+        Self { connection, is_open: false, gave_token: false, retired_at: Timestamp::NEVER }
     }
 }
 

@@ -49,7 +49,13 @@ fn asking(number: u8) -> SessionTerms {
 /// A server that has the session and shows that it knows the token.
 fn answering(number: u8) -> SessionTerms {
     let proof = Some(SessionToken([number; 32]).server_proof());
-    SessionTerms { expiry_ms: 90, resume: [7, 8, 9, 10], proof, token: Some(SessionToken([99; 32])), ..asking(number) }
+    SessionTerms {
+        expiry_ms: 90,
+        resume: [7, 8, 9, 10],
+        proof,
+        token: Some(SessionToken([99; 32])),
+        ..asking(number)
+    }
 }
 
 /// Both ends' results for these proposals, the server answering with `session`.
@@ -276,7 +282,10 @@ fn proofs_tell_the_ends_apart_and_the_token_is_not_shown() {
     assert_ne!(token.client_proof(), token.server_proof());
     assert_ne!(token.client_proof(), SessionToken([8; 32]).client_proof());
     let (_, hello) = AwaitServerHello::start(client(), asking(7)).expect("possible");
-    assert!(!hello.windows(32).any(|window| window == token.0), "the token itself travels once, to the client");
+    assert!(
+        !hello.windows(32).any(|window| window == token.0),
+        "the token itself travels once, to the client"
+    );
     assert_eq!(format!("{token:?}"), "SessionToken(hidden)");
 }
 

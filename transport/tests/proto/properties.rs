@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use underlay::proto::{SessionProof, SessionToken, Stream};
 use underlay::proto::control::{
     Address, Attach, Attached, Close, CloseCode, Control, Detach, DetachCode, Flow, Leave, LinkCredit,
     LinkRole, Outcome, RefusalCode, Settle,
@@ -20,6 +19,7 @@ use underlay::proto::{
     CorrelationId, Incarnation, Lane, Limits, LinkId, MessageNumber, Origin, Parameters, ProcessId,
     ReplyAddress, ReplySecret, SessionId,
 };
+use underlay::proto::{SessionProof, SessionToken, Stream};
 
 use crate::support::{Written, data_frame, extensions, limits, message, read, rewrite};
 use crate::vector_file;

@@ -297,6 +297,15 @@ fn control_frame() {
 }
 
 #[test]
+fn a_settlement_has_one_record() {
+    let settle =
+        Settle { link: link(3), lane: Lane::Bulk, outcome: Outcome::Rejected, from: 1 << 40, to: 1 << 41 };
+    let mut record = [0xff; Settle::BYTES];
+    assert_eq!(Control::Settle(settle).encode_into(&mut record), Ok(Settle::BYTES));
+    assert_eq!(settle.record(), record);
+}
+
+#[test]
 fn keep_alive() {
     let header = FrameHeader { chunk_limit_low: 6, ..header(FrameKind::Control, Lane::Bulk, 20, 66, 71) };
     check_frame("keep-alive", header, &[]);

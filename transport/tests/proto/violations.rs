@@ -203,7 +203,7 @@ fn offer_cases() -> Vec<Case> {
         (Bad::BodyTotal { body_bytes: 0, total_body_bytes: 0 }, offer(&[(90, &[0])])),
         (Bad::MessageTooLong { body_bytes: (1 << 24) * 5, limit: 64 << 20 }, offer(&[(90, &[0, 5])])),
         // Without it, of another type, or one that need not be understood.
-        (Bad::OfferWithoutDescriptor, offer(&[(36, &[72]), (20, &[72]), (0, &[128]), (104, &[0; 16])])),
+        (Bad::OfferWithoutDescriptor, offer(&[(104, &[0; 16])])),
         (Bad::OfferWithoutDescriptor, offer(&[(104, &[0xfe, 0x7f])])),
         (Bad::OfferWithoutDescriptor, offer(&[(105, &[0x7f])])),
         (Bad::OfferUnmarked, offer(&[(34, &[0x04])])),

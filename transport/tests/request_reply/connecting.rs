@@ -8,7 +8,8 @@ use underlay::backend::tcp::EngineChoice;
 use underlay::backend::{ConnectError, ListenError};
 use underlay::driver::Address;
 use underlay::rpc::{
-    BackgroundClient, BackgroundService, Client, ClientConfig, ClientError, Service, ServiceConfig, ServiceFailure,
+    BackgroundClient, BackgroundService, Client, ClientConfig, ClientError, Service, ServiceConfig,
+    ServiceFailure,
 };
 
 const TCP: Way = Way::Tcp(EngineChoice::Epoll);

@@ -1,7 +1,7 @@
 //! A peer that shakes hands as it should and then sends whatever a test makes up.
 
-use super::single::Single;
 use super::pair::*;
+use super::single::Single;
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent};
 use crate::message::Message;
 use crate::pool::{GatherList, Pool};

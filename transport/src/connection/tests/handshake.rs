@@ -1,7 +1,7 @@
 //! From the first byte to what was settled.
 
-use super::single::Single;
 use super::pair::*;
+use super::single::Single;
 use crate::connection::{CloseReason, LinkRoom};
 use crate::pool::GatherList;
 use crate::proto::control::{LinkRole, RefusalCode};

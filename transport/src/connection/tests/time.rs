@@ -1,8 +1,8 @@
 //! Keep-alives, and peers that are silent, slow, or do not read.
 
-use super::single::Single;
 use super::fake::*;
 use super::pair::*;
+use super::single::Single;
 use crate::connection::{CloseReason, ConnectionEvent};
 use crate::pool::GatherList;
 use crate::proto::control::CloseCode;

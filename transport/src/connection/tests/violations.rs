@@ -127,7 +127,11 @@ fn an_acknowledgement_of_what_was_never_sent() {
     let mut header = fake.header(FrameKind::Control, &[]);
     header.ack_sequence = 1;
     fake.feed(&framed(&header, &[]));
-    fake.assert_misbehaved(PeerMisbehaved::AcknowledgedUnsent { stream: Stream::Lane(Lane::Urgent), found: 1, limit: 0 });
+    fake.assert_misbehaved(PeerMisbehaved::AcknowledgedUnsent {
+        stream: Stream::Lane(Lane::Urgent),
+        found: 1,
+        limit: 0,
+    });
 }
 
 #[test]

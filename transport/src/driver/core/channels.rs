@@ -155,9 +155,8 @@ impl Core {
         };
         let known = self.sessions.get(&wanted).copied();
         let unknown = Err((RefusalCode::SessionUnknown, SESSION_UNKNOWN.to_owned()));
-        let [here, there] = [Some(id.index), known].map(|index| {
-            index.and_then(|index| self.entries[index as usize].session.as_deref())
-        });
+        let [here, there] = [Some(id.index), known]
+            .map(|index| index.and_then(|index| self.entries[index as usize].session.as_deref()));
         let checked = match (here.and_then(|session| session.proposal(path)), there) {
             (Some(proposal), Some(session)) => session.check_resume(proposal),
             _ => unknown,
@@ -171,7 +170,7 @@ impl Core {
                 let channel = self.entries[id.index()].channels[path].take();
                 let session = self.entries[index as usize].session.as_deref_mut();
                 if let (Some(session), Some(connection), Some(channel)) = (session, connection, channel)
-                    && let Some(path) = session.resume(connection, shown, token, self.now)
+                    && let Some(path) = session.resume(connection, shown, token)
                 {
                     self.use_channel(found, path, channel);
                 }
@@ -200,10 +199,11 @@ impl Core {
         if let Some(used) = entry.channels.get_mut(path).and_then(Option::as_mut) {
             used.is_sending = false;
         }
-        if let Some(session) = &mut entry.session {
-            session.handle_sent(path);
+        let Some(session) = entry.session.as_deref_mut() else { return };
+        session.handle_sent(path);
+        if session.wants_transmit(path) || session.is_path_finished(path) {
+            self.mark_dirty(id.index);
         }
-        self.mark_dirty(id.index);
     }
 
     /// The next event of a session. When buffers are short it is remembered, and asked again later.
@@ -222,19 +222,23 @@ impl Core {
         find(&mut self.entries, id).is_some_and(|session| session.has_events())
     }
 
-    /// All events of a session were pulled: its timer is set anew, and its sending is to be looked at.
+    /// All events of a session were pulled: at the end of the turn its sending is looked at, and its timer set anew.
+    #[inline]
     pub(in crate::driver) fn pulled(&mut self, id: ConnectionId) {
         let Some(session) = find(&mut self.entries, id) else { return };
-        let is_at_work = (0..PATHS_MAX).any(|path| {
-            session.wants_transmit(path) || session.wants_one_sided(path) || session.is_path_finished(path)
-        });
-        self.advance(id);
-        if is_at_work {
-            self.mark_dirty(id.index);
+        match session.only_path() {
+            Some(path)
+                if !session.wants_transmit(path)
+                    && !session.wants_one_sided(path)
+                    && !session.is_path_finished(path) =>
+            {
+                self.set_session_timer(id);
+            }
+            _ => self.mark_dirty(id.index),
         }
     }
 
-    /// Opens another channel if the session wants one, and sets its timer.
+    /// Opens another channel if the session wants one.
     fn advance(&mut self, id: ConnectionId) {
         let now = self.now;
         let Some(session) = find(&mut self.entries, id) else { return };
@@ -249,13 +253,34 @@ impl Core {
             // What fails at once is tried again later, like what fails later.
             let _ = self.open_channel(id, place);
         }
-        self.set_session_timer(id);
     }
 
+    /// Sets the timer of a session, and does before what is due as to its channels.
+    ///
+    /// A timer that comes up sooner than anything can that happens now is left as it is: what it finds then is what the
+    /// session waits for by then. So under traffic nothing is computed for each message.
+    #[inline]
     fn set_session_timer(&mut self, id: ConnectionId) {
-        let Some(session) = find(&mut self.entries, id) else { return };
+        let Some(entry) = self.entries.get(id.index()) else { return };
+        let Some(session) = &entry.session else { return };
+        let set = self.connection_timers.deadline(id.index());
+        if session.only_path().is_some() && set > self.now && set <= self.now + self.soonest {
+            return;
+        }
         let next = session.next_timeout();
+        if next > self.now && entry.coming.is_none() {
+            self.connection_timers.set(id.index(), next);
+        } else {
+            self.set_timer_of_channels(id);
+        }
+    }
+
+    #[cold]
+    fn set_timer_of_channels(&mut self, id: ConnectionId) {
+        self.advance(id);
         let entry = &self.entries[id.index()];
+        let Some(session) = &entry.session else { return };
+        let next = session.next_timeout();
         // While the first channel of all comes up, there is nothing in the session that has a time of its own.
         if let Some(coming) = &entry.coming
             && entry.channels.iter().all(Option::is_none)
@@ -327,10 +352,11 @@ impl Core {
 
     /// Starts the next send on each path of a session, and closes the channels on which nothing more is to be sent.
     pub(in crate::driver) fn transmit(&mut self, id: ConnectionId) {
-        let mut stalls = false;
-        for path in 0..PATHS_MAX {
-            stalls |= self.transmit_path(id, path);
-        }
+        let only = self.entries[id.index()].session.as_deref().and_then(Session::only_path);
+        let stalls = match only {
+            Some(path) => self.transmit_path(id, path),
+            None => (0..PATHS_MAX).fold(false, |stalls, path| stalls | self.transmit_path(id, path)),
+        };
         self.set_session_timer(id);
         if stalls {
             self.note_stalled(id);
@@ -341,7 +367,9 @@ impl Core {
     #[inline]
     fn transmit_path(&mut self, id: ConnectionId, path: usize) -> bool {
         let entry = &mut self.entries[id.index()];
-        let (Some(session), Some(used)) = (&mut entry.session, &mut entry.channels[path]) else { return false };
+        let (Some(session), Some(used)) = (&mut entry.session, &mut entry.channels[path]) else {
+            return false;
+        };
         if used.is_gone {
             return false;
         }

@@ -1,9 +1,7 @@
 //! Writing: the planned frame.
 
 use super::plan::Plan;
-use super::{
-    Announcement, HEAD_BUFFER_BYTES, Outbox, SEGMENTS_IN_FRAME_MAX, Windows, leaves_by_reference,
-};
+use super::{Announcement, HEAD_BUFFER_BYTES, Outbox, SEGMENTS_IN_FRAME_MAX, Windows, leaves_by_reference};
 use crate::message::Message;
 use crate::packing::Offers;
 use crate::pool::{BUFFER_BYTES_MAX, BufferMut, COPY_BREAK_BYTES, GatherList, Pool, PoolError};

@@ -10,10 +10,10 @@ use crate::proto::extension::Extensions;
 use crate::proto::frame::{FrameHeader, FrameKind, Records};
 use crate::proto::record::{ChunkHead, MessageHead, Record};
 use crate::proto::serial::{Received, shorten};
-use crate::proto::{PeerMisbehaved, Stream};
 use crate::proto::{
     FRAME_HEADER_BYTES, LANES, LINE_BYTES, Lane, Limits, Parameters, record_aligned, whole_lines,
 };
+use crate::proto::{PeerMisbehaved, Stream};
 use std::collections::VecDeque;
 
 /// A message as it was pushed.

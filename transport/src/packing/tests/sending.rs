@@ -195,7 +195,9 @@ fn a_body_in_many_pieces_leaves_whether_or_not_it_was_joined() {
         outbox.push(Message::new(MessageKind::Reply, body)).unwrap();
         let mut windows = Windows { frames: SendWindow::new(100, 4), chunks: SendWindow::new(100, 0), offers: Offers::default() };
         let (mut stream, mut gather) = (Vec::new(), GatherList::new());
-        while outbox.fill(&mut windows, &mut Says::default().announcement(), &mut pool, &mut gather).unwrap() > 0 {
+        while outbox.fill(&mut windows, &mut Says::default().announcement(), &mut pool, &mut gather).unwrap()
+            > 0
+        {
             gather.segments().iter().for_each(|segment| stream.extend_from_slice(segment));
             gather.clear();
         }

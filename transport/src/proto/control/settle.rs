@@ -34,8 +34,11 @@ pub struct Settle {
 }
 
 impl Settle {
+    /// Bytes of its record.
+    pub const BYTES: usize = 32;
+
     pub(super) fn parse(record: &[u8]) -> Result<Self, PeerMisbehaved> {
-        expect_exactly(record, 32)?;
+        expect_exactly(record, Self::BYTES)?;
         check_reserved(record, 15, 1)?;
         let (from, to) = (u64_at(record, 16), u64_at(record, 24));
         if from >= to {
@@ -48,6 +51,15 @@ impl Settle {
             from,
             to,
         })
+    }
+
+    /// Its record, as [`super::Control::encode_into`] writes it; there may be one for each message.
+    pub fn record(&self) -> [u8; Self::BYTES] {
+        let mut record = [0; Self::BYTES];
+        record[0] = super::SETTLE;
+        put(&mut record, 4, (Self::BYTES as u16).to_le_bytes());
+        self.write(&mut record);
+        record
     }
 
     pub(super) fn write(&self, out: &mut [u8]) {

@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn each_race_is_found_once_and_many_find_a_place() {
         let mut races = Races::default();
-        let call = |number: u64| Correlation::unpack(number % 7 << 32 | number);
+        let call = |number: u64| Correlation::unpack((number % 7) << 32 | number);
         assert!(!races.take(call(1)));
         (0..100).for_each(|number| races.insert(call(number)));
         let found = (0..100).filter(|&number| races.take(call(number))).count();

@@ -164,7 +164,9 @@ impl Targets {
     /// The first call whose second copy waits.
     pub(super) fn front_second(&mut self, place: usize, records: &Records) -> Option<Correlation> {
         let target = self.entries.get_mut(place)?.as_mut()?;
-        front(&mut target.second, &mut target.ended, |correlation| records.is_waiting(correlation, Way::Second))
+        front(&mut target.second, &mut target.ended, |correlation| {
+            records.is_waiting(correlation, Way::Second)
+        })
     }
 
     /// Takes out the first call of a lane, which was sent.

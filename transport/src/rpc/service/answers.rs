@@ -2,7 +2,7 @@
 
 use super::super::error::ServiceError;
 use super::brokers::{BROKERS_TIMER, Brokers, LEAVING_TIMER};
-use super::duplicates::{Duplicates, may_repeat};
+use super::duplicates::{Duplicates, Key, repeatable};
 use super::{Request, ServiceStats};
 use crate::connection::{AttachRequest, CloseReason, Deliveries, LinkError, LinkRoom, SendError, Target};
 use crate::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
@@ -25,14 +25,14 @@ const RETRY_AFTER: Duration = Duration::from_millis(1);
 const RETRY_TIMER: usize = 0;
 
 /// Answers the events of a service's driver.
-pub(super) struct Answers<F> {
+pub(in crate::rpc) struct Answers<F> {
     pub(super) destination: String,
     room: LinkRoom,
     answer: F,
     mode: Mode,
     pub(super) state: State,
     /// Of a service that connects.
-    pub(super) brokers: Option<Brokers>,
+    pub(in crate::rpc) brokers: Option<Brokers>,
     duplicates: Duplicates,
     /// By connection.
     peers: Vec<Peer>,
@@ -153,15 +153,17 @@ where
     }
 
     /// A copy of a request that was handled: it is answered as the first one was, if that answer is still kept.
+    #[cold]
+    #[inline(never)]
     fn duplicate(
         &mut self,
         core: &mut Core,
         connection: ConnectionId,
-        head: &MessageHead,
+        (head, key): (&MessageHead, Key),
         request: Option<Deliveries>,
     ) {
         self.stats.duplicates += 1;
-        let kept = head.reply_address.zip(self.duplicates.reply(head, core.pool()));
+        let kept = head.reply_address.zip(self.duplicates.reply(key, core.pool()));
         let Some((address, mut reply)) = kept else {
             return settle(core, connection, request, Outcome::Accepted);
         };
@@ -178,6 +180,7 @@ where
     }
 
     /// Sends a reply, or lets it wait behind those that wait already.
+    #[inline]
     fn send(&mut self, core: &mut Core, connection: ConnectionId, answer: Answer) {
         let lane = answer.reply.head.lane;
         let peer = self.peer(connection);
@@ -370,15 +373,15 @@ where
         if let Some(brokers) = &mut self.brokers {
             brokers.note_request(core.now(), connection);
         }
-        let repeats = may_repeat(&message.head).then(|| message.head);
-        if let Some(head) = repeats.filter(|head| self.duplicates.contains(head)) {
-            self.duplicate(core, connection, &head, request);
+        let repeatable = repeatable(&message.head);
+        if let Some(key) = repeatable.filter(|&key| self.duplicates.contains(key)) {
+            self.duplicate(core, connection, (&message.head, key), request);
             return self.renew_room(core, connection);
         }
         self.stats.requests += 1;
         let mut reply = self.reply(core, message);
-        if let Some(head) = &repeats {
-            self.duplicates.remember(head, head.reply_address.map(|_| &reply), core.pool());
+        if let Some(key) = repeatable {
+            self.duplicates.remember(key, address.map(|_| &reply), core.pool());
         }
         match address.filter(|_| kind == MessageKind::Request) {
             None => {

@@ -21,13 +21,13 @@ pub(super) const BROKERS_TIMER: usize = 1;
 /// The timer of the sessions that are being left.
 pub(super) const LEAVING_TIMER: usize = 2;
 
-/// A session whose link was ended is closed when no request has come for so long: the broker may have sent some before
-/// it heard of that, and nothing tells that there are no more.
+/// A session whose link was ended is closed when no request has come for so long: a broker that takes no settlements may
+/// have sent some before it heard of that, and nothing tells that there are no more. One that takes them has them still.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// What a service that connects knows of its brokers.
 #[derive(Debug)]
-pub(super) struct Brokers {
+pub(in crate::rpc) struct Brokers {
     uplinks: Uplinks,
     events: Option<EventListener>,
     /// By place: the broker said at the first attempt that it will not have the service.
@@ -47,6 +47,12 @@ impl Brokers {
     /// What is wrong at each address.
     pub(super) fn failures(&self) -> Vec<AddressFailure> {
         self.uplinks.failures()
+    }
+
+    /// The session with the broker at this place of the list.
+    #[cfg(test)]
+    pub(in crate::rpc) fn session(&self, place: usize) -> Option<ConnectionId> {
+        self.uplinks.connection(place)
     }
 
     /// Begins no session any more: the service goes.

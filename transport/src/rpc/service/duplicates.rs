@@ -7,7 +7,7 @@ use crate::proto::{MessageNumber, Origin};
 use std::collections::HashMap;
 
 /// What tells copies of one message apart from different messages.
-type Key = (Origin, MessageNumber);
+pub(super) type Key = (Origin, MessageNumber);
 
 /// The last so many requests of which copies may come, and the replies to the latest of them.
 ///
@@ -35,9 +35,10 @@ struct Entry {
     bytes: usize,
 }
 
-/// Whether copies of a message may come: its sender says so, or a broker has given it out before.
-pub(super) fn may_repeat(head: &MessageHead) -> bool {
-    head.copies || head.redelivered
+/// By what a message is remembered of which copies may come: its sender says so, or a broker has given it out before.
+#[inline]
+pub(super) fn repeatable(head: &MessageHead) -> Option<Key> {
+    (head.copies || head.redelivered).then_some((head.origin, head.message_number))
 }
 
 impl Duplicates {
@@ -55,24 +56,25 @@ impl Duplicates {
     }
 
     /// Whether this message was remembered, and is not forgotten.
-    pub(super) fn contains(&self, head: &MessageHead) -> bool {
-        self.places.contains_key(&key(head))
+    pub(super) fn contains(&self, key: Key) -> bool {
+        self.places.contains_key(&key)
     }
 
     /// The reply to it, once more, if it is still kept. It shares the body.
-    pub(super) fn reply(&self, head: &MessageHead, pool: &mut Pool) -> Option<Message> {
-        let place = *self.places.get(&key(head))?;
+    pub(super) fn reply(&self, key: Key, pool: &mut Pool) -> Option<Message> {
+        let place = *self.places.get(&key)?;
         share(self.entries[place].reply.as_ref()?, pool)
     }
 
     /// Remembers a message, in place of the oldest one if there are as many as there may be; with its reply if there
     /// is one and room for it.
-    pub(super) fn remember(&mut self, head: &MessageHead, reply: Option<&Message>, pool: &mut Pool) {
+    pub(super) fn remember(&mut self, key: Key, reply: Option<&Message>, pool: &mut Pool) {
         if self.window == 0 {
             return;
         }
-        let place = self.make_place(key(head));
-        let Some(reply) = reply else { return };
+        let place = self.make_place(key);
+        // Without a buffer for it, it is not kept: whoever repeats the request waits in vain, as if it was lost.
+        let Some(reply) = reply.and_then(|reply| keepable(reply, pool)) else { return };
         let bytes = reply.body.held_bytes() + reply.extensions.as_ref().map_or(0, |it| it.held_bytes());
         if bytes > self.reply_bytes_max {
             return;
@@ -80,11 +82,8 @@ impl Duplicates {
         while self.kept_bytes + bytes > self.reply_bytes_max {
             self.drop_oldest_reply();
         }
-        // Without a buffer for its list it is not kept: whoever repeats the request waits in vain, as if it was lost.
-        if let Some(reply) = share(reply, pool) {
-            self.kept_bytes += bytes;
-            (self.entries[place].reply, self.entries[place].bytes) = (Some(reply), bytes);
-        }
+        self.kept_bytes += bytes;
+        (self.entries[place].reply, self.entries[place].bytes) = (Some(reply), bytes);
     }
 
     fn make_place(&mut self, key: Key) -> usize {
@@ -117,8 +116,12 @@ impl Duplicates {
     }
 }
 
-fn key(head: &MessageHead) -> Key {
-    (head.origin, head.message_number)
+/// A share of a reply that is to be held for long. Few bytes in a large buffer, as an echo's are in the buffer that
+/// they were received in, are copied into one that fits, since what counts is what they keep alive.
+fn keepable(reply: &Message, pool: &mut Pool) -> Option<Message> {
+    let mut reply = share(reply, pool)?;
+    reply.body.compact(pool).ok()?;
+    Some(reply)
 }
 
 fn share(reply: &Message, pool: &mut Pool) -> Option<Message> {
@@ -129,7 +132,7 @@ fn share(reply: &Message, pool: &mut Pool) -> Option<Message> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::pool::{Body, PoolConfig};
+    use crate::pool::PoolConfig;
     use crate::proto::record::MessageKind;
     use proptest::prelude::*;
     use std::collections::VecDeque;
@@ -138,10 +141,8 @@ mod tests {
         Pool::new(PoolConfig { slab_bytes: 64 << 10, huge_pages: false, ..PoolConfig::default() }).unwrap()
     }
 
-    fn request(origin: u64, number: u64) -> MessageHead {
-        let mut head = Message::new(MessageKind::Request, Body::new()).head;
-        (head.origin, head.message_number) = (Origin(origin), MessageNumber(number));
-        head
+    fn request(origin: u64, number: u64) -> Key {
+        (Origin(origin), MessageNumber(number))
     }
 
     /// Forgets by the book: a queue in order of arrival, searched from end to end.
@@ -188,10 +189,10 @@ mod tests {
             let mut oracle = Oracle::default();
             let mut capacity = None;
             for (number, (origin, message, reply_bytes)) in arrivals.into_iter().enumerate() {
-                let head = request(origin, message);
-                let expected = oracle.find(key(&head));
-                prop_assert_eq!(duplicates.contains(&head), expected.is_some());
-                let reply = duplicates.reply(&head, &mut pool).map(|reply| reply.body.to_vec());
+                let key = request(origin, message);
+                let expected = oracle.find(key);
+                prop_assert_eq!(duplicates.contains(key), expected.is_some());
+                let reply = duplicates.reply(key, &mut pool).map(|reply| reply.body.to_vec());
                 let mark = number as u8;
                 match (expected, reply) {
                     (Some(Some((mark, _))), Some(body)) => prop_assert!(body.iter().all(|byte| *byte == mark)),
@@ -204,9 +205,12 @@ mod tests {
                 let reply = reply_bytes.map(|bytes| {
                     Message::new(MessageKind::Reply, pool.copy_body(&vec![mark; bytes]).unwrap())
                 });
-                let costs = reply.as_ref().map(|reply| (mark, reply.body.held_bytes()));
-                duplicates.remember(&head, reply.as_ref(), &mut pool);
-                oracle.remember(key(&head), costs, window, bytes_max);
+                let costs = reply.as_ref().map(|reply| {
+                    let kept = keepable(reply, &mut pool).unwrap();
+                    (mark, kept.body.held_bytes())
+                });
+                duplicates.remember(key, reply.as_ref(), &mut pool);
+                oracle.remember(key, costs, window, bytes_max);
                 let kept: usize = oracle.0.iter().filter_map(|(_, it)| *it).map(|(_, bytes)| bytes).sum();
                 prop_assert_eq!(duplicates.kept_bytes, kept);
                 prop_assert!(duplicates.kept_bytes <= bytes_max && duplicates.entries.len() <= window);
@@ -216,26 +220,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_few_bytes_of_a_large_buffer_are_kept_without_it() {
+        let (mut pool, mut duplicates) = (pool(), Duplicates::new(4, 1024));
+        let large = pool.copy_body(&[7; 16_000]).unwrap();
+        let mut body = crate::pool::Body::new();
+        body.push(large.slices(100, 10).next().unwrap(), &mut pool).unwrap();
+        assert!(body.held_bytes() > 1024);
+        let reply = Message::new(MessageKind::Reply, body);
+        duplicates.remember(request(1, 1), Some(&reply), &mut pool);
+        assert_eq!(duplicates.reply(request(1, 1), &mut pool).unwrap().body.to_vec(), [7; 10]);
+        assert!(duplicates.kept_bytes < 1024);
+    }
+
+    #[test]
+    fn only_what_is_marked_is_looked_up() {
+        let mut head = Message::new(MessageKind::Request, crate::pool::Body::new()).head;
+        (head.origin, head.message_number) = request(3, 4);
+        assert_eq!(repeatable(&head), None);
+        head.copies = true;
+        assert_eq!(repeatable(&head), Some(request(3, 4)));
+        (head.copies, head.redelivered) = (false, true);
+        assert_eq!(repeatable(&head), Some(request(3, 4)));
+    }
+
     /// Fifty times around the ring: the table of places cleans up in place.
     #[test]
     fn it_does_not_grow_once_it_is_full() {
         let (mut pool, mut duplicates) = (pool(), Duplicates::new(100, 1 << 20));
-        (0..100).for_each(|number| duplicates.remember(&request(1, number), None, &mut pool));
+        (0..100).for_each(|number| duplicates.remember(request(1, number), None, &mut pool));
         let (ring, table) = (duplicates.entries.capacity(), duplicates.places.capacity());
-        (100..5000).for_each(|number| duplicates.remember(&request(1, number), None, &mut pool));
+        (100..5000).for_each(|number| duplicates.remember(request(1, number), None, &mut pool));
         assert_eq!(duplicates.entries.capacity(), ring);
         // What was removed takes room until the next cleaning, so the table may say less, but never more.
         assert!(duplicates.places.capacity() <= table);
-        assert!(duplicates.contains(&request(1, 4900)) && !duplicates.contains(&request(1, 4899)));
-        assert!(!duplicates.contains(&request(2, 4999)), "another origin is another message");
+        assert!(duplicates.contains(request(1, 4900)) && !duplicates.contains(request(1, 4899)));
+        assert!(!duplicates.contains(request(2, 4999)), "another origin is another message");
     }
 
     #[test]
     fn a_kept_reply_is_the_same_bytes_and_not_a_copy() {
         let (mut pool, mut duplicates) = (pool(), Duplicates::new(4, 1 << 20));
         let reply = Message::new(MessageKind::Reply, pool.copy_body(&[7; 3000]).unwrap());
-        duplicates.remember(&request(1, 1), Some(&reply), &mut pool);
-        let again = duplicates.reply(&request(1, 1), &mut pool).unwrap();
+        duplicates.remember(request(1, 1), Some(&reply), &mut pool);
+        let again = duplicates.reply(request(1, 1), &mut pool).unwrap();
         let address = |message: &Message| message.body.segments().next().unwrap().as_ptr();
         assert_eq!(address(&again), address(&reply));
     }

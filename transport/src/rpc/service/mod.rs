@@ -12,6 +12,8 @@ mod duplicates;
 
 pub use background::BackgroundService;
 
+pub(super) use answers::Answers;
+
 use super::destination::ReplyDestination;
 use super::error::ServiceError;
 use super::events::EventListener;
@@ -27,7 +29,7 @@ use crate::proto::control::CloseCode;
 use crate::proto::extension::Extensions;
 use crate::proto::record::MessageHead;
 use crate::proto::text::Name;
-use answers::{Answers, State};
+use answers::State;
 use brokers::Brokers;
 use duplicates::Duplicates;
 use std::fmt;
@@ -401,6 +403,11 @@ where
     /// What the driver did so far.
     pub fn driver_stats(&self) -> DriverStats {
         self.driver.stats()
+    }
+
+    #[cfg(test)]
+    pub(super) fn parts(&mut self) -> (&mut Core, &mut Answers<F>) {
+        self.driver.parts()
     }
 
     fn ended(&mut self) -> ServiceFailure {

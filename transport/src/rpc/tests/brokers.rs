@@ -8,7 +8,9 @@ use crate::message::Message;
 use crate::pool::PoolConfig;
 use crate::proto::control::DetachCode;
 use crate::proto::record::MessageHead;
-use crate::rpc::{CallError, CallFuture, CallOptions, Client, ClientConfig, EventListener, Reply, ReplyDestination};
+use crate::rpc::{
+    CallError, CallFuture, CallOptions, Client, ClientConfig, EventListener, Reply, ReplyDestination,
+};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -123,6 +125,16 @@ impl Brokers {
         self.peer(place).requests.remove(0)
     }
 
+    /// The next request at a broker that grants the link only when the session with the first one is interrupted.
+    pub(super) fn request_after_accepting(&mut self, place: usize) -> Message {
+        self.interrupt(0);
+        let (core, peer) = self.peers[place].as_mut().unwrap().parts();
+        let link = peer.ignored.remove(0).link;
+        core.accept_link(peer.connection.unwrap(), link, peer.room).unwrap();
+        peer.links.push(("echo".to_owned(), link));
+        self.request(place)
+    }
+
     pub(super) fn reply(&mut self, place: usize, request: &MessageHead, bytes: &[u8]) {
         let (core, peer) = self.peers[place].as_mut().unwrap().parts();
         let mut reply = Message::reply_to(request, core.pool().copy_body(bytes).unwrap());
@@ -189,11 +201,13 @@ impl Brokers {
     /// Whether this was told of a broker.
     pub(super) fn heard(&self, place: usize, text: &str) -> bool {
         let prefix = format!("{}: ", self.addresses[place]);
-        self.events().iter().any(|event| event.strip_prefix(&prefix).is_some_and(|said| said.starts_with(text)))
+        self.events()
+            .iter()
+            .any(|event| event.strip_prefix(&prefix).is_some_and(|said| said.starts_with(text)))
     }
 }
 
-fn listening(address: &Address, peer: Peer) -> Driver<Peer> {
+pub(super) fn listening(address: &Address, peer: Peer) -> Driver<Peer> {
     let identity = ReplyDestination::new(1).identity("broker");
     let mut peer = Driver::new(small_driver(), identity, peer).unwrap();
     peer.parts().0.listen(address).unwrap();

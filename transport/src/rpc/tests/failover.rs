@@ -28,7 +28,8 @@ fn the_first_broker_that_works_is_used_and_the_reply_address_is_the_same_by_all(
     assert_ne!(again.head.message_number, request.head.message_number);
     brokers.reply(2, &again.head, b"answer");
     brokers.outcome(&mut call).unwrap();
-    assert!(brokers.heard(1, "lost") && brokers.heard(2, "calls go here now"), "{:?}", brokers.events());
+    let is_told = brokers.heard(1, "lost") || brokers.heard(1, "interrupted");
+    assert!(is_told && brokers.heard(2, "calls go here now"), "{:?}", brokers.events());
     assert_eq!(brokers.client.call_stats().failovers, 1);
 }
 
@@ -56,7 +57,10 @@ fn when_a_broker_dies_what_was_sent_once_is_in_doubt_and_all_else_goes_by_the_ne
         let is_repeated = body_of(request) == b"sent again";
         assert_eq!(earlier.is_some(), is_repeated);
         assert_eq!(request.head.attempt, u8::from(is_repeated));
-        assert!(earlier.is_none_or(|its| its.head.copies && its.head.correlation_id == request.head.correlation_id));
+        assert!(
+            earlier
+                .is_none_or(|its| its.head.copies && its.head.correlation_id == request.head.correlation_id)
+        );
         brokers.reply(1, &request.head, b"done");
     }
     for call in repeated.iter_mut().chain(&mut waiting) {
@@ -73,7 +77,8 @@ fn a_call_that_is_sent_once_has_no_mark_of_copies() {
     let mut brokers = Brokers::new(1, &[0], quick());
     let _calls = [ONCE, ONCE.class(Class::Silver), ONCE.class(Class::Bronze)]
         .map(|options| brokers.start(b"x", options));
-    let lanes: Vec<_> = brokers.requests(0).iter().map(|request| (request.head.lane, request.head.copies)).collect();
+    let lanes: Vec<_> =
+        brokers.requests(0).iter().map(|request| (request.head.lane, request.head.copies)).collect();
     use crate::proto::Lane::{Bulk, Normal, Urgent};
     assert_eq!(lanes, [(Normal, false), (Urgent, false), (Bulk, false)]);
 }
@@ -88,7 +93,10 @@ fn the_only_broker_is_found_again_and_calls_wait_for_it() {
     let mut short = brokers.start(b"x", CallOptions::new(Duration::from_millis(30)));
     let error = brokers.outcome(&mut short).unwrap_err();
     let address = brokers.addresses[0].to_string();
-    assert!(matches!(&error, CallError::NotSentInTime { reason, .. } if reason.contains(&address)), "{error}");
+    assert!(
+        matches!(&error, CallError::NotSentInTime { reason, .. } if reason.contains(&address)),
+        "{error}"
+    );
     let mut waiting = brokers.start(b"waiting", ONCE);
     brokers.revive(0);
     let request = brokers.request(0);
@@ -131,7 +139,10 @@ fn an_interrupted_session_is_waited_for_a_while_and_then_its_calls_are_in_doubt(
     brokers.outcome(&mut after).unwrap();
     assert!(before.try_take().is_none(), "it may still be answered");
     let error = brokers.outcome(&mut before).unwrap_err();
-    assert!(matches!(&error, CallError::OutcomeUnknown { reason } if reason.contains("failover_after")), "{error}");
+    assert!(
+        matches!(&error, CallError::OutcomeUnknown { reason } if reason.contains("failover_after")),
+        "{error}"
+    );
     brokers.resume(0);
     assert!(brokers.heard(0, "calls go here again"));
     let _back = brokers.start(b"back", ONCE);
@@ -256,7 +267,10 @@ fn addresses_that_are_all_dead_are_each_named_with_the_reason() {
     let config = ClientConfig { connect_timeout: Duration::from_millis(60), ..quick() };
     let refused = Client::connect_any_as(&ReplyDestination::new(1), &dead, config).unwrap_err();
     let ClientError::NotConnected { failures, .. } = &refused else { panic!("{refused}") };
-    assert_eq!(failures.iter().map(|failure| &failure.address).collect::<Vec<_>>(), dead.iter().collect::<Vec<_>>());
+    assert_eq!(
+        failures.iter().map(|failure| &failure.address).collect::<Vec<_>>(),
+        dead.iter().collect::<Vec<_>>()
+    );
     assert!(failures.iter().all(|failure| !failure.reason.is_empty()));
     assert!(dead.iter().all(|address| refused.to_string().contains(&address.to_string())), "{refused}");
     assert!(refused.to_string().contains("connect_timeout"), "{refused}");
@@ -267,7 +281,10 @@ fn no_address_and_too_many_are_refused() {
     let many = vec![Address::inproc("x"); ADDRESSES_MAX + 1];
     for addresses in [&[], &many[..]] {
         let refused = Client::connect_any(addresses, quick()).unwrap_err();
-        assert!(matches!(&refused, ClientError::Addresses(count) if count.given == addresses.len()), "{refused}");
+        assert!(
+            matches!(&refused, ClientError::Addresses(count) if count.given == addresses.len()),
+            "{refused}"
+        );
     }
 }
 
@@ -278,7 +295,8 @@ fn destinations_called_in_vain_are_forgotten() {
     let calls: Vec<_> = (0..300)
         .map(|number| {
             let body = brokers.client.body(b"x").unwrap();
-            let options = CallOptions { idempotent: number % 2 == 0, ..CallOptions::new(Duration::from_millis(5)) };
+            let options =
+                CallOptions { idempotent: number % 2 == 0, ..CallOptions::new(Duration::from_millis(5)) };
             brokers.client.start_with_options(&format!("name-{number}"), body, options)
         })
         .collect();

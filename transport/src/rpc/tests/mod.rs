@@ -12,4 +12,5 @@ mod outcomes;
 mod racing;
 mod rig;
 mod services;
+mod serving;
 mod sharing;

@@ -92,11 +92,7 @@ pub struct AddressCount {
 
 impl Uplinks {
     /// At these addresses, best first, of which `wanted` are to be in use.
-    pub(super) fn new(
-        addresses: &[Address],
-        wanted: usize,
-        pace: Pace,
-    ) -> Result<Self, AddressCount> {
+    pub(super) fn new(addresses: &[Address], wanted: usize, pace: Pace) -> Result<Self, AddressCount> {
         let mut seed = [0; 8];
         // Without random numbers the delays of this process are like those of others; nothing else depends on them.
         let _ = getrandom::fill(&mut seed);
@@ -104,12 +100,7 @@ impl Uplinks {
     }
 
     /// The same with delays that the seed decides.
-    fn seeded(
-        addresses: &[Address],
-        wanted: usize,
-        pace: Pace,
-        seed: u64,
-    ) -> Result<Self, AddressCount> {
+    fn seeded(addresses: &[Address], wanted: usize, pace: Pace, seed: u64) -> Result<Self, AddressCount> {
         if addresses.is_empty() || addresses.len() > ADDRESSES_MAX {
             return Err(AddressCount { given: addresses.len() });
         }

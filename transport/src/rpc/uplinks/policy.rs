@@ -28,7 +28,8 @@ impl Uplinks {
             in_use = usable(true).take(self.wanted).collect();
         }
         self.in_use = in_use;
-        self.current = self.in_use.first().and_then(|&place| Some((place, self.uplinks[place].connection()?)));
+        self.current =
+            self.in_use.first().and_then(|&place| Some((place, self.uplinks[place].connection()?)));
         for &place in &self.in_use {
             self.uplinks[place].is_draining = false;
         }
@@ -47,7 +48,9 @@ impl Uplinks {
             return None;
         }
         for (place, uplink) in self.uplinks.iter_mut().enumerate() {
-            let Some(interrupted_at) = uplink.interrupted_at.filter(|_| !uplink.is_given_up) else { continue };
+            let Some(interrupted_at) = uplink.interrupted_at.filter(|_| !uplink.is_given_up) else {
+                continue;
+            };
             let give_up_at = interrupted_at + self.pace.failover_after;
             if give_up_at <= now {
                 uplink.is_given_up = true;

@@ -82,6 +82,13 @@ impl World {
         self.uplinks.ended(place, "refused", self.now);
     }
 
+    fn land(&mut self, place: usize) {
+        if self.uplinks.landed(place) && self.uplinks.is_open(place) {
+            self.uplinks.closing(place, None, self.now);
+            self.uplinks.ended(place, "closed", self.now);
+        }
+    }
+
     fn current(&self) -> Option<usize> {
         self.uplinks.current().map(|(place, _)| place)
     }
@@ -107,7 +114,8 @@ fn each_address_is_tried_at_once_when_the_one_before_fails_and_then_with_growing
         }
     }
     for place in 0..3 {
-        let times: Vec<_> = world.attempts.iter().filter(|(its, _)| *its == place).map(|(_, at)| *at).collect();
+        let times: Vec<_> =
+            world.attempts.iter().filter(|(its, _)| *its == place).map(|(_, at)| *at).collect();
         // At most every half second in the end, at least every second.
         assert!((65..135).contains(&times.len()), "{} attempts in a minute", times.len());
         let last = &times[times.len() - 20..];
@@ -193,7 +201,10 @@ fn one_that_is_to_be_left_is_used_only_while_there_is_no_other() {
     assert_eq!((world.current(), world.steps().len()), (Some(1), 0));
     world.open(2);
     assert_eq!((world.current(), world.steps()), (Some(2), vec![Step::Drain(1)]));
-    assert!(world.uplinks.due() >= world.now + PACE.return_after, "whoever asked to be left is left for a while");
+    assert!(
+        world.uplinks.due() >= world.now + PACE.return_after,
+        "whoever asked to be left is left for a while"
+    );
 }
 
 #[test]
@@ -253,12 +264,7 @@ proptest! {
                 Happening::Resumed(place) if is_open(&world, place) => world.uplinks.resumed(place),
                 Happening::Leaving(place) if is_open(&world, place) => world.uplinks.leaving(place),
                 Happening::Began(place) if is_open(&world, place) => world.uplinks.put_in_flight(place),
-                Happening::Landed(place) => {
-                    if world.uplinks.landed(place) && is_open(&world, place) {
-                        world.uplinks.closing(place, None, world.now);
-                        world.uplinks.ended(place, "closed", world.now);
-                    }
-                }
+                Happening::Landed(place) => world.land(place),
                 Happening::Later(milliseconds) => world.now = world.now + Duration::from_millis(milliseconds),
                 _ => {}
             }

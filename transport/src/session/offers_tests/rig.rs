@@ -339,7 +339,7 @@ impl Rig {
         } else {
             let session = server.session.as_mut().unwrap();
             let shown = session.check_resume(proposal).unwrap();
-            session.resume(greeting.take_path(0).unwrap(), shown, server.random.token(), now)
+            session.resume(greeting.take_path(0).unwrap(), shown, server.random.token())
         };
         server.paths[path.unwrap()] = Some(index);
     }

@@ -1,0 +1,185 @@
+//! A service, as it is shipped: behind a broker, or listening itself.
+
+use super::{Actor, Birth, Rest, addresses_of, leaks_of};
+use crate::oracle::{ActorId, Oracle, is_body_of, number_of};
+use crate::random::Random;
+use std::io;
+use std::time::Duration;
+use underlay::driver::{DriverConfig, Simulated};
+use underlay::pool::Body;
+use underlay::proto::ReplySecret;
+use underlay::proto::control::CloseCode;
+use underlay::rpc::{ReplyDestination, Request, Service, ServiceConfig, ServiceError};
+use underlay::time::Timestamp;
+
+/// What answers.
+type Answer = Box<dyn FnMut(&mut Request<'_>) -> Result<Body, ServiceError>>;
+
+/// Makes what a process's driver gets, once more: each time that the service connects it has a new driver.
+pub(crate) type Rebirth = Box<dyn FnMut(Timestamp) -> Simulated>;
+
+/// A service's process.
+pub(crate) struct ServiceActor {
+    me: ActorId,
+    oracle: Oracle,
+    destination: String,
+    /// The broker that it is behind; none if it listens itself.
+    broker: Option<ActorId>,
+    replies: ReplyDestination,
+    config: DriverConfig,
+    random: Random,
+    rebirth: Rebirth,
+    service: Option<Service<Answer>>,
+    attempts: usize,
+    retry_at: Timestamp,
+    now: Timestamp,
+    is_stopped: bool,
+    /// How many sessions it had after its last turn.
+    sessions: usize,
+}
+
+impl ServiceActor {
+    pub(crate) fn start(
+        birth: Birth,
+        broker: Option<ActorId>,
+        destination: String,
+        rebirth: Rebirth,
+    ) -> Self {
+        let (process, now) = (birth.process(), birth.now);
+        let (simulated, Rest { me, oracle, mut random, config, .. }) = birth.split();
+        let replies = ReplyDestination::simulated(process, ReplySecret(random.bytes()), 1024);
+        let attempts = random.place(2);
+        let mut actor = Self {
+            me,
+            oracle,
+            destination,
+            broker,
+            replies,
+            config,
+            random,
+            rebirth,
+            service: None,
+            attempts,
+            retry_at: Timestamp::NEVER,
+            now,
+            is_stopped: false,
+            sessions: 0,
+        };
+        actor.begin(simulated);
+        actor
+    }
+
+    fn begin(&mut self, simulated: Simulated) {
+        let addresses = addresses_of(self.broker.unwrap_or(self.me));
+        let address = &addresses[self.attempts % addresses.len()];
+        self.attempts += 1;
+        let config = ServiceConfig {
+            name: "service".to_owned(),
+            prefetch_messages: self.random.within(1..40) as u32,
+            driver: self.config.clone(),
+            ..ServiceConfig::default()
+        };
+        let answer = answer(self.me, self.oracle.clone(), self.random.fork());
+        let (replies, destination) = (&self.replies, &self.destination);
+        let is_behind = self.broker.is_some();
+        let service = simulated.during(|| {
+            replies.during(|| {
+                if is_behind {
+                    Service::begin_connect(address, destination, config, answer)
+                } else {
+                    Service::listen(address, destination, config, answer).map(|(service, _)| service)
+                }
+            })
+        });
+        match service {
+            Ok(service) => self.service = Some(service),
+            Err(error) => self.oracle.ledger().fail(format!("a service does not start: {error}")),
+        }
+        self.retry_at = Timestamp::NEVER;
+    }
+
+    /// Tells the oracle of sessions that have ended: nobody else sees those of a service that listens itself.
+    fn count_sessions(&mut self) {
+        let sessions = self.service.as_mut().map_or(0, |it| it.driver().parts().0.connections());
+        if sessions < self.sessions {
+            let mut ledger = self.oracle.ledger();
+            let all = ledger.actors();
+            match self.broker {
+                Some(broker) => ledger.lost_session(self.me, std::iter::once(broker)),
+                None => ledger.lost_session(self.me, all),
+            }
+        }
+        self.sessions = sessions;
+    }
+
+    /// Begins again if it has ended.
+    fn look_after(&mut self) {
+        let Some(service) = &mut self.service else {
+            if self.now >= self.retry_at {
+                let simulated = (self.rebirth)(self.now);
+                self.begin(simulated);
+            }
+            return;
+        };
+        // It says that it has ended only to those that run it; this runs it for no time at all.
+        if let Err(error) = service.run_until(Some(Duration::ZERO), || false) {
+            self.oracle.ledger().say(|| format!("a service has ended: {error}"));
+            self.service = None;
+            self.retry_at = self.now + Duration::from_micros(self.random.within(1_000..200_000));
+        }
+    }
+}
+
+/// Answers a request with its own body, or with a failure, as its number says.
+fn answer(me: ActorId, oracle: Oracle, mut random: Random) -> Answer {
+    Box::new(move |request| {
+        let number = number_of(request.body()).unwrap_or(u64::MAX);
+        let mut ledger = oracle.ledger();
+        if !is_body_of(request.body(), number) {
+            ledger.fail(format!("request {number} arrived with other bytes"));
+        }
+        ledger.handled(me, number);
+        if random.once_in(16) {
+            return Err(ServiceError { code: number as u32, text: "this one is not for me".to_owned() });
+        }
+        Ok(request.take_body())
+    })
+}
+
+impl Actor for ServiceActor {
+    fn turn(&mut self, now: Timestamp) -> io::Result<bool> {
+        self.now = now;
+        let found = match &mut self.service {
+            Some(service) => {
+                service.driver().set_time(now);
+                service.turn()?
+            }
+            None => false,
+        };
+        self.count_sessions();
+        if !found && !self.is_stopped {
+            self.look_after();
+        }
+        Ok(found)
+    }
+
+    fn next_due(&mut self) -> Timestamp {
+        let retry_at = if self.is_stopped { Timestamp::NEVER } else { self.retry_at };
+        self.service.as_mut().map_or(retry_at, |service| service.driver().next_due())
+    }
+
+    fn close(&mut self) {
+        self.is_stopped = true;
+        if let Some(service) = &mut self.service {
+            service.driver().parts().0.close_all(CloseCode::Normal, "the application is done");
+        }
+    }
+
+    fn is_closed(&mut self) -> bool {
+        self.service.as_mut().is_none_or(|service| service.driver().parts().0.connections() == 0)
+    }
+
+    fn leaks(&mut self) -> Vec<String> {
+        self.service.as_mut().map_or_else(Vec::new, |service| leaks_of(service.driver()))
+    }
+}

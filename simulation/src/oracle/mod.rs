@@ -1,0 +1,202 @@
+//! Who knows what must be true: a ledger beside the code under test, which shares nothing with it.
+//!
+//! Applications say here what they sent, before anybody else knows of it, and what they were given. The ledger says at
+//! once when something is wrong: a message that comes twice, out of its order, or with other bytes; a future that ends
+//! twice or with something impossible; a call that was reported as not sent and was handled. At the end it says what is
+//! missing without an excuse.
+//!
+//! An excuse is that a process died, or that a session ended, at a time when the message could have been on its way
+//! between the two. While sessions end with their connections that excuses much; when they outlive them
+//! ([`SESSIONS_OUTLIVE_CONNECTIONS`](crate::coverage::SESSIONS_OUTLIVE_CONNECTIONS)), a connection that is cut ends no session, and so excuses nothing.
+//!
+//! What it must never know: how any of it is done.
+
+mod calls;
+mod messages;
+
+pub use calls::CallEnd;
+pub use messages::{BODY_BYTES_MIN, expected_bytes};
+pub(crate) use messages::{is_body_of, number_of, write_body};
+
+use crate::coverage::{Coverage, Fault, Transition};
+use crate::trace::Trace;
+use calls::CallRecord;
+use messages::{OneWay, Reception};
+use std::cell::{RefCell, RefMut};
+use std::rc::Rc;
+use underlay::connection::CloseReason;
+
+/// The oracle of a run; clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Oracle(Rc<RefCell<Ledger>>);
+
+/// Names a process of the world, through all its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActorId(pub usize);
+
+/// All that is known.
+#[derive(Debug)]
+pub struct Ledger {
+    /// The present moment of the network.
+    pub now: u64,
+    /// What was met.
+    pub coverage: Coverage,
+    trace: Trace,
+    names: Vec<String>,
+    failure: Option<String>,
+    /// For each two processes, when a session between them last ended at either end, or one of them died.
+    parted: Vec<Option<u64>>,
+    messages: Vec<OneWay>,
+    /// How many of them were not delivered yet.
+    missing: usize,
+    senders: Vec<Sender>,
+    receptions: Vec<Reception>,
+    calls: Vec<CallRecord>,
+    open_calls: usize,
+}
+
+/// One session over which a process sends one-way messages: what has an order.
+#[derive(Debug, Clone, Copy)]
+struct Sender {
+    actor: ActorId,
+    broker: ActorId,
+    next: [u32; underlay::proto::LANES],
+}
+
+impl Oracle {
+    /// An oracle that knows these processes and nothing else.
+    pub fn new(names: Vec<String>, is_printed: bool) -> Self {
+        Self(Rc::new(RefCell::new(Ledger {
+            now: 0,
+            coverage: Coverage::of_one_seed(),
+            trace: Trace::new(is_printed),
+            parted: vec![None; names.len() * names.len()],
+            names,
+            failure: None,
+            messages: Vec::with_capacity(2_048),
+            missing: 0,
+            senders: Vec::new(),
+            receptions: Vec::new(),
+            calls: Vec::with_capacity(512),
+            open_calls: 0,
+        })))
+    }
+
+    /// To say something, or to look something up.
+    pub fn ledger(&self) -> RefMut<'_, Ledger> {
+        self.0.borrow_mut()
+    }
+}
+
+impl Ledger {
+    /// Something is wrong. The first failure counts; what follows from it does not.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.trace.say(self.now, || format!("FAILED: {what}"));
+        self.failure.get_or_insert(what);
+    }
+
+    /// What is wrong, if anything.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// The hash of all that was said, and how many events that were.
+    pub fn trace(&self) -> (u64, u64) {
+        (self.trace.hash(), self.trace.events())
+    }
+
+    /// The name of a process.
+    pub fn name(&self, actor: ActorId) -> &str {
+        &self.names[actor.0]
+    }
+
+    /// A line for somebody who reads along.
+    pub fn say(&self, describe: impl FnOnce() -> String) {
+        self.trace.say(self.now, describe);
+    }
+
+    /// A fault happened.
+    pub fn fault(&mut self, fault: Fault, who: usize, describe: impl FnOnce() -> String) {
+        self.coverage.fault(fault);
+        self.trace.event(self.now, who as u64, fault as u64, 0, || format!("*** {fault:?} {}", describe()));
+    }
+
+    /// A session between two processes came up, as one of them sees it.
+    pub fn opened(&mut self, at: ActorId) {
+        self.coverage.transition(Transition::Opened);
+        self.event(at, Transition::Opened, 0);
+    }
+
+    /// A session has ended, or never came up, as one end sees it; `with` is the other one if it had come up.
+    pub fn closed(&mut self, at: ActorId, with: Option<ActorId>, reason: &CloseReason) {
+        let transition = match reason {
+            CloseReason::Misbehaved(_) | CloseReason::HandshakeRefused(_) | CloseReason::Refused(_) => {
+                let name = self.name(at).to_owned();
+                return self
+                    .fail(format!("{name}: a session ended as if somebody broke the protocol: {reason}"));
+            }
+            _ if with.is_none() => Transition::NotOpened,
+            CloseReason::Local { .. } => Transition::ClosedHere,
+            CloseReason::Peer { .. } => Transition::ClosedByPeer,
+            CloseReason::HandshakeTimeout(_) => Transition::HandshakeTimeout,
+            CloseReason::FrameTimeout(_) | CloseReason::BulkTimeout(_) => Transition::Unfinished,
+            CloseReason::PeerSilent(_) => Transition::PeerSilent,
+            CloseReason::PeerNotReading(_) => Transition::PeerNotReading,
+            _ => Transition::ChannelEnded,
+        };
+        if matches!(reason, CloseReason::HandshakeTimeout(_)) && with.is_none() {
+            self.coverage.transition(Transition::HandshakeTimeout);
+        }
+        self.coverage.transition(transition);
+        self.trace.event(self.now, at.0 as u64, transition as u64, 0, || {
+            format!("{:<9} {transition:?}: {reason}", self.names[at.0])
+        });
+        if let Some(with) = with {
+            self.part(at, with);
+        }
+    }
+
+    /// A process has fewer sessions than before, with whomever of these.
+    pub fn lost_session(&mut self, at: ActorId, with: impl Iterator<Item = ActorId>) {
+        for other in with {
+            self.part(at, other);
+        }
+    }
+
+    /// Every process.
+    pub fn actors(&self) -> impl Iterator<Item = ActorId> + use<> {
+        (0..self.names.len()).map(ActorId)
+    }
+
+    /// A process died.
+    pub fn died(&mut self, actor: ActorId) {
+        for other in self.actors() {
+            self.part(actor, other);
+        }
+    }
+
+    /// Something happened at a process.
+    pub fn transition(&mut self, at: ActorId, transition: Transition) {
+        self.coverage.transition(transition);
+        self.event(at, transition, 0);
+    }
+
+    /// Whether two processes have parted since then.
+    fn have_parted_since(&self, one: ActorId, other: ActorId, since: u64) -> bool {
+        self.parted[one.0 * self.names.len() + other.0].is_some_and(|parted| parted >= since)
+    }
+
+    fn part(&mut self, one: ActorId, other: ActorId) {
+        let count = self.names.len();
+        self.parted[one.0 * count + other.0] = Some(self.now);
+        self.parted[other.0 * count + one.0] = Some(self.now);
+    }
+
+    fn event(&mut self, at: ActorId, transition: Transition, number: u64) {
+        let Self { trace, now, names, .. } = self;
+        trace.event(*now, at.0 as u64, transition as u64, number, || {
+            format!("{:<9} {transition:?} {number}", names[at.0])
+        });
+    }
+}

@@ -1,0 +1,191 @@
+//! What goes wrong in a world, and when.
+
+use super::World;
+use super::plan::Kind;
+use crate::coverage::Fault;
+use crate::network::{Cut, Effect, MICROSECOND, MILLISECOND, NEVER, SECOND};
+use crate::random::Random;
+use crate::trace::Moment;
+use underlay::backend::WireKind;
+
+/// When something goes wrong. What it is is drawn when it happens.
+#[derive(Debug)]
+pub(super) struct FaultPlan {
+    random: Random,
+    /// The next one last.
+    moments: Vec<u64>,
+    /// From one to the next when all of them were too few.
+    spacing: u64,
+    last: u64,
+}
+
+impl FaultPlan {
+    pub(super) fn drawn(mut random: Random, duration: u64) -> Self {
+        let count = random.within(7..16);
+        let mut moments: Vec<u64> = (0..count).map(|_| random.within(0..duration)).collect();
+        moments.sort_unstable_by(|one, other| other.cmp(one));
+        Self { random, moments, spacing: duration / 8, last: duration }
+    }
+
+    pub(super) fn next_due(&self) -> u64 {
+        self.moments.last().copied().unwrap_or(NEVER)
+    }
+
+    pub(super) fn is_over(&self, now: u64) -> bool {
+        self.moments.is_empty() && now >= self.last
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.moments.clear();
+    }
+}
+
+impl World {
+    /// Does what is due, and sees to it that there is more as long as too little was met.
+    pub(super) fn do_damage(&mut self) {
+        while self.faults.next_due() <= self.now {
+            self.faults.moments.pop();
+            self.strike();
+            if self.faults.moments.is_empty() && !self.has_met_enough() {
+                self.faults.moments.push(self.now + self.faults.spacing);
+            }
+        }
+    }
+
+    fn strike(&mut self) {
+        let until = self.now + self.faults.random.within(10 * MILLISECOND..3 * SECOND);
+        match self.faults.random.within(0..20) {
+            0..5 => self.cut(),
+            5 => {
+                let after = self.faults.random.within(1..600);
+                let cut = self.any_cut();
+                self.network.ambush(after, cut);
+                // Somebody has to connect for that.
+                self.network.cut_some(None, 1, Cut::BothEnds);
+            }
+            6 => self.slow(until),
+            7 => self.wire_down(until),
+            8 => {
+                let kind = self.any_kind();
+                self.trouble(Fault::Refused, Effect::Refuses, kind, None, until);
+                self.network.cut_some(kind, 1, Cut::BothEnds);
+            }
+            9 => {
+                let kind = self.any_kind();
+                self.trouble(Fault::Hanging, Effect::Hangs, kind, None, until);
+                self.network.cut_some(kind, 1, Cut::BothEnds);
+            }
+            10 | 11 => self.partition(until),
+            12..16 => self.crash(),
+            16 | 17 => self.pause(until),
+            _ => self.jump(),
+        }
+    }
+
+    fn cut(&mut self) {
+        let after = match self.faults.random.within(0..3) {
+            0 => self.faults.random.within(1..100),
+            1 => self.faults.random.within(1..2_000),
+            _ => self.faults.random.within(1..30_000),
+        };
+        let (cut, kind) = (self.any_cut(), self.any_kind());
+        self.network.cut_some(kind, after, cut);
+    }
+
+    fn slow(&mut self, until: u64) {
+        let (kind, random) = (self.any_kind(), &mut self.faults.random);
+        match random.within(0..3) {
+            0 => {
+                let by = random.within(MILLISECOND..300 * MILLISECOND);
+                self.trouble(Fault::Slow, Effect::Slow(by), kind, None, until);
+            }
+            1 => {
+                let by = random.within(100 * MICROSECOND..3 * SECOND);
+                self.trouble(Fault::SlowSends, Effect::SlowSends(by), kind, None, until);
+            }
+            _ => self.trouble(Fault::Chopped, Effect::Chopped, kind, None, until),
+        }
+    }
+
+    /// A kind of wire fails: what is open breaks, or hangs, and nothing comes up.
+    fn wire_down(&mut self, until: u64) {
+        let kind = *self.faults.random.one_of(&WireKind::ALL);
+        let effect = if self.faults.random.once_in(2) { Effect::Refuses } else { Effect::Holds };
+        if effect == Effect::Refuses {
+            self.network.break_all(kind);
+        }
+        self.trouble(Fault::WireDown, effect, Some(kind), None, until);
+    }
+
+    fn partition(&mut self, until: u64) {
+        let place = self.faults.random.place(self.processes.len());
+        let host = self.processes[place].host;
+        self.trouble(Fault::Partition, Effect::Holds, None, Some(host), until);
+    }
+
+    fn trouble(
+        &mut self,
+        fault: Fault,
+        effect: Effect,
+        kind: Option<WireKind>,
+        host: Option<crate::network::HostId>,
+        until: u64,
+    ) {
+        self.network.trouble(effect, kind, host, until);
+        let place = host.map_or(63, |host| host.0);
+        self.oracle.ledger().fault(fault, place, || format!("until {}", Moment(until)));
+    }
+
+    fn crash(&mut self) {
+        let place = self.faults.random.place(self.processes.len());
+        if !self.processes[place].is_alive() {
+            return;
+        }
+        let is_silent = self.faults.random.once_in(3);
+        let restart_at = self.now + self.faults.random.within(MILLISECOND..SECOND);
+        let fault = match self.plan.kind(place) {
+            Kind::Broker => Fault::CrashBroker,
+            Kind::End => Fault::CrashEnd,
+            Kind::Service => Fault::CrashService,
+            Kind::Client => Fault::CrashClient,
+        };
+        let name = self.plan.names()[place].clone();
+        let mut ledger = self.oracle.ledger();
+        ledger.fault(fault, place, || format!("{name} until {}", Moment(restart_at)));
+        if is_silent {
+            ledger.fault(Fault::CrashSilent, place, || format!("{name}: nobody is told"));
+        }
+        drop(ledger);
+        self.kill(place, is_silent, restart_at);
+    }
+
+    fn pause(&mut self, until: u64) {
+        let place = self.faults.random.place(self.processes.len());
+        if self.processes[place].is_alive() {
+            let name = self.plan.names()[place].clone();
+            self.oracle.ledger().fault(Fault::Pause, place, || format!("{name} until {}", Moment(until)));
+            self.processes[place].pause(until);
+        }
+    }
+
+    fn jump(&mut self) {
+        let place = self.faults.random.place(self.processes.len());
+        if self.processes[place].is_alive() {
+            let by = match self.faults.random.within(0..3) {
+                0 => self.faults.random.within(MILLISECOND..SECOND),
+                _ => self.faults.random.within(SECOND..60 * SECOND),
+            };
+            let name = self.plan.names()[place].clone();
+            self.oracle.ledger().fault(Fault::ClockJump, place, || format!("{name} by {}", Moment(by)));
+            self.processes[place].jump(by, self.now);
+        }
+    }
+
+    fn any_cut(&mut self) -> Cut {
+        if self.faults.random.once_in(3) { Cut::HalfOpen } else { Cut::BothEnds }
+    }
+
+    fn any_kind(&mut self) -> Option<WireKind> {
+        *self.faults.random.one_of(&[None, Some(WireKind::Tcp), Some(WireKind::Inproc)])
+    }
+}

@@ -39,7 +39,11 @@ impl Ends {
         Self {
             pool,
             outbox: Outbox::new(rules, 1000, u64::MAX),
-            windows: Windows { frames: SendWindow::new(u64::MAX, 8), chunks: SendWindow::new(u64::MAX, 0), offers: Offers::default() },
+            windows: Windows {
+                frames: SendWindow::new(u64::MAX, 8),
+                chunks: SendWindow::new(u64::MAX, 0),
+                offers: Offers::default(),
+            },
             gather: GatherList::new(),
             inbox: Inbox::new(rules, parameters.limits()),
             bodies,

@@ -256,7 +256,9 @@ pub enum CloseReason {
         failure: ReadFailure,
     },
     /// Bodies were offered to the peer, and it acknowledged none of them.
-    #[error("the peer took none of the bodies that were offered to it for {0:?} (bulk_timeout_ms + send_timeout_ms)")]
+    #[error(
+        "the peer took none of the bodies that were offered to it for {0:?} (bulk_timeout_ms + send_timeout_ms)"
+    )]
     OffersNotTaken(Duration),
     /// Nothing arrived for too long.
     #[error("the peer said nothing for {0:?} (idle_timeout_ms)")]

@@ -4,8 +4,8 @@ use super::open::Open;
 use super::state::{Connection, Phase};
 use super::streams::Streams;
 use super::{CloseReason, ConnectionEvent, ReadFailure};
-use crate::packing::Descriptor;
 use crate::message::Message;
+use crate::packing::Descriptor;
 use crate::pool::Body;
 use crate::proto::control::Control;
 use crate::proto::{Lane, PeerMisbehaved};
@@ -162,7 +162,11 @@ impl Open {
 impl Open {
     /// A message whose body is offered. It is read unless it is held already.
     #[inline(never)] // rare, and no business of the others
-    pub(super) fn take_offer(&mut self, streams: &mut Streams, message: Message) -> Result<(), PeerMisbehaved> {
+    pub(super) fn take_offer(
+        &mut self,
+        streams: &mut Streams,
+        message: Message,
+    ) -> Result<(), PeerMisbehaved> {
         let (lane, sequence) = (message.head.lane, message.head.lane_sequence);
         let Some(reads) = &mut self.reads else { return Err(PeerMisbehaved::OfferNotNegotiated { lane }) };
         self.lane_order.accept(lane, sequence)?;
@@ -192,7 +196,11 @@ impl Open {
 
     /// The next message that had to wait and need not any more.
     #[inline(never)] // see `take_offer`
-    pub(super) fn unpark(&mut self, streams: &mut Streams, now: Timestamp) -> Result<Option<Message>, PeerMisbehaved> {
+    pub(super) fn unpark(
+        &mut self,
+        streams: &mut Streams,
+        now: Timestamp,
+    ) -> Result<Option<Message>, PeerMisbehaved> {
         while let Some(ready) = self.reads.as_mut().and_then(|reads| reads.next_ready()) {
             let mut message = ready.message;
             let is_wanted = streams.take(&mut message, now)?;
@@ -214,7 +222,9 @@ impl Open {
         now: Timestamp,
         events: &mut VecDeque<ConnectionEvent>,
     ) -> Result<bool, PeerMisbehaved> {
-        let Some(record) = self.reads.as_mut().and_then(|reads| reads.release_detach()) else { return Ok(false) };
+        let Some(record) = self.reads.as_mut().and_then(|reads| reads.release_detach()) else {
+            return Ok(false);
+        };
         let number = self.next_control;
         self.next_control += 1;
         // It was parsed when it came.

@@ -8,8 +8,8 @@
 //! (one body or message more, as nothing is too long for any bound). Beyond that no further read starts, or nothing
 //! further is taken from the connection, until a read is done.
 
-use crate::packing::Descriptor;
 use crate::message::Message;
+use crate::packing::Descriptor;
 use crate::pool::Body;
 use crate::proto::{LANES, Lane, LinkId, OFFERS_MAX, PeerMisbehaved};
 use crate::time::Timestamp;
@@ -98,7 +98,11 @@ impl Reads {
     /// Has a message wait behind those that came before it in its lane.
     pub(super) fn park(&mut self, message: Message) {
         self.unlinked_bytes += unlinked_bytes(&message);
-        self.parked[message.head.lane.index()].push_back(Parked { message, was_offered: false, is_whole: true });
+        self.parked[message.head.lane.index()].push_back(Parked {
+            message,
+            was_offered: false,
+            is_whole: true,
+        });
     }
 
     /// The next message that waits for nothing any more.
@@ -183,7 +187,9 @@ impl Reads {
         offer.state = State::Done;
         let lane = &mut self.parked[offer.lane.index()];
         // Within a connection the numbers of a lane ascend.
-        if let Ok(index) = lane.binary_search_by_key(&offer.sequence, |parked| parked.message.head.lane_sequence) {
+        if let Ok(index) =
+            lane.binary_search_by_key(&offer.sequence, |parked| parked.message.head.lane_sequence)
+        {
             lane[index].message.body = body;
             lane[index].is_whole = true;
         }

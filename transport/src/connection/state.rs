@@ -7,13 +7,13 @@ use super::times::Times;
 use super::{ChannelTraits, CloseReason, ConnectionConfig, ConnectionEvent, Identity, ReadFailure};
 use crate::packing::InboxError;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
-use crate::proto::{Lane, Parameters};
 use crate::proto::control::{Close, CloseCode, Control, RefusalCode};
 use crate::proto::handshake::{
     AwaitClientHello, AwaitServerHello, LocalEnd, LocalFault, Negotiated, Proposal,
 };
 use crate::proto::hello::{Capabilities, SessionTerms};
 use crate::proto::text::ReasonText;
+use crate::proto::{Lane, Parameters};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -435,7 +435,9 @@ impl Connection {
             (_, Phase::Open(_)) if now >= times.bulk_due(config.bulk_timeout) => {
                 CloseReason::BulkTimeout(config.bulk_timeout)
             }
-            (_, Phase::Open(open)) if open.has_one_sided() && now >= times.offers_due(offers_timeout(config)) => {
+            (_, Phase::Open(open))
+                if open.has_one_sided() && now >= times.offers_due(offers_timeout(config)) =>
+            {
                 CloseReason::OffersNotTaken(offers_timeout(config))
             }
             (_, Phase::Open(open)) if open.overdue_read(config.bulk_timeout, now).is_some() => {
@@ -462,7 +464,8 @@ impl Connection {
         if !open.has_one_sided() {
             return Timestamp::NEVER;
         }
-        let read_due = open.oldest_read().map_or(Timestamp::NEVER, |(_, since)| since + self.config.bulk_timeout);
+        let read_due =
+            open.oldest_read().map_or(Timestamp::NEVER, |(_, since)| since + self.config.bulk_timeout);
         read_due.min(self.times.offers_due(offers_timeout(&self.config)))
     }
 

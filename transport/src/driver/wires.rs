@@ -4,8 +4,8 @@ use super::address::Address;
 use crate::backend::inproc::{InprocNetwork, InprocWire};
 use crate::backend::tcp::{Engine, OpenError, TcpConfig, TcpWire};
 use crate::backend::{
-    Channel, ConnectError, ListenError, Listener, Listening, OneSided, Path, SendRefused, WaitPoint, Wire, WireEvent,
-    WireKind,
+    Channel, ConnectError, ListenError, Listener, Listening, OneSided, Path, SendRefused, WaitPoint, Wire,
+    WireEvent, WireKind,
 };
 use crate::connection::ChannelTraits;
 use crate::pool::{GatherList, Pool};

@@ -4,9 +4,7 @@ use super::one_sided::{ReadLosses, lasting};
 use super::reconnect::Reconnect;
 use super::terms::Terms;
 use super::{Common, SessionConfig};
-use crate::connection::{
-    ChannelTraits, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams,
-};
+use crate::connection::{ChannelTraits, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams};
 use crate::packing::PackingStats;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
 use crate::proto::control::{CloseCode, RefusalCode};
@@ -593,7 +591,7 @@ impl Session {
             return self.fail_candidate(index, violation, now);
         }
         let Some(streams) = &mut self.streams else { return };
-        let resumed = 
+        let resumed =
             streams.resume(&negotiated.parameters, &negotiated.send_from, &negotiated.receive_from, now);
         if let Err(violation) = resumed {
             return self.fail_candidate(index, violation, now);
@@ -717,7 +715,9 @@ impl Session {
         if self.current != Some(index) {
             let was_candidate = self.paths[index].as_ref().is_some_and(|path| !path.is_open);
             // One that was retired is missed by nobody.
-            return if was_candidate { self.candidate_closed(&reason, now) };
+            return if was_candidate {
+                self.candidate_closed(&reason, now)
+            };
         }
         self.current = None;
         self.count_read_loss(&reason);
@@ -802,7 +802,9 @@ impl Session {
         };
         match &self.reconnect {
             // While a connection is coming up, it has its own time.
-            Some(reconnect) if self.terms.is_some() && self.closing.is_none() && self.candidate().is_none() => {
+            Some(reconnect)
+                if self.terms.is_some() && self.closing.is_none() && self.candidate().is_none() =>
+            {
                 next.min(reconnect.next_timeout(is_interrupted, &self.common.session))
             }
             _ => next,

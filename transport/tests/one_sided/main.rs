@@ -173,9 +173,9 @@ fn bodies_are_read_by_drivers_and_forwarded() {
     let id = stage.connect(0, 1);
     let link = stage.link(0, id);
     stage.memory().busy = 5;
-    (0..30).for_each(|tag| stage.send(0, id, link, tag, 50_000));
+    (0..30).for_each(|tag| stage.send(0, id, link, tag, 100_000));
     stage.run_for(Duration::from_millis(50));
-    stage.check(2, 30, 50_000);
+    stage.check(2, 30, 100_000);
     let stats = stage.drivers[1].stats();
     assert_eq!((stats.packing.offers, stats.packing.chunks), (30, 0), "a hop offers anew");
     let memory = stage.memory();
@@ -189,9 +189,9 @@ fn reads_that_fail_end_in_chunks() {
     let id = stage.connect(0, 1);
     let link = stage.link(0, id);
     stage.memory().fails_from = Some(10);
-    (0..30).for_each(|tag| stage.send(0, id, link, tag, 50_000));
+    (0..30).for_each(|tag| stage.send(0, id, link, tag, 100_000));
     stage.run_for(Duration::from_millis(2000));
-    stage.check(1, 30, 50_000);
+    stage.check(1, 30, 100_000);
     let recorder = stage.drivers[1].parts().1;
     assert_eq!(recorder.interrupted, ["read_failed"; 2]);
     assert_eq!(recorder.closed, []);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use underlay::Wakeup;
 use underlay::backend::inproc::{InprocNetwork, InprocWire};
 use underlay::backend::{
-    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided, ReadRefused,
-    SendRefused, Wire, WireEvent,
+    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided,
+    ReadRefused, SendRefused, Wire, WireEvent,
 };
 use underlay::pool::{Body, GatherList, Pool, Segment};
 

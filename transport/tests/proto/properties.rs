@@ -49,8 +49,11 @@ fn numbers() -> impl Strategy<Value = (u64, Origin, MessageNumber, CorrelationId
 fn messages() -> impl Strategy<Value = MessageHead> {
     let body = prop_oneof![
         (0..=16_384u32).prop_map(|bytes| (bytes, u64::from(bytes), false)),
-        (0..=32_768u32, 1..=(64u64 << 20) - 32_768)
-            .prop_map(|(bytes, more)| (bytes, u64::from(bytes) + more, false)),
+        (0..=32_768u32, 1..=(64u64 << 20) - 32_768).prop_map(|(bytes, more)| (
+            bytes,
+            u64::from(bytes) + more,
+            false
+        )),
         (1..=64u64 << 20).prop_map(|total| (0, total, true)),
     ];
     let options = (any::<Option<[u8; 16]>>(), any::<Option<u32>>(), any::<(bool, bool, bool, bool)>());

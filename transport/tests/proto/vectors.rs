@@ -236,7 +236,9 @@ fn offer_frame() {
         writer.destination(name("logs")).expect("a right name");
     });
     let mut offer = [0; 16];
-    underlay::proto::extension::ExtensionWriter::of_offer(&mut offer).offer(&counting::<12>(0xc0)).expect("a right descriptor");
+    underlay::proto::extension::ExtensionWriter::of_offer(&mut offer)
+        .offer(&counting::<12>(0xc0))
+        .expect("a right descriptor");
     written.extend(offer);
     let record = Written::Message(head, written, 88, vec![]);
     check_frame("offer-frame", header(FrameKind::Data, Lane::Bulk, 23, 66, 72), &[record]);

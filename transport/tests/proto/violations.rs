@@ -354,7 +354,8 @@ fn a_refusal_has_bounds_too() {
 
 #[test]
 fn what_is_within_the_limits_is_no_violation() {
-    let vectors = ["bulk-frame", "control-frame", "keep-alive", "offer-frame", "reply-frame", "request-frame"];
+    let vectors =
+        ["bulk-frame", "control-frame", "keep-alive", "offer-frame", "reply-frame", "request-frame"];
     for vector in vectors {
         let bytes = vector_file::bytes(vector);
         assert_eq!(rewrite(&bytes, &limits()), Ok(bytes), "{vector}");

@@ -203,7 +203,8 @@ impl Outbox {
         for lane in Lane::ALL.into_iter().filter(|_| may_offer) {
             let queue = &self.lanes[lane.index()];
             let is_offered = |message: &Message| {
-                self.rules.is_bulk(message.body.len() as u64) && self.rules.offer_bytes(message, OFFER_BYTES_MAX).is_some()
+                self.rules.is_bulk(message.body.len() as u64)
+                    && self.rules.offer_bytes(message, OFFER_BYTES_MAX).is_some()
             };
             // What is leaving in chunks goes on so.
             let from = queue.next_sequence() + u64::from(queue.chunked_bytes > 0);

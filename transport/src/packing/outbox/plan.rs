@@ -1,9 +1,9 @@
 //! Planning: what goes into the next frame. Changes nothing.
 
 use super::control::NextRecord;
+use super::{Outbox, SEGMENTS_IN_FRAME_MAX, Windows, gather_entries, leaves_by_reference};
 use crate::message::Message;
 use crate::packing::offers::Offer;
-use super::{Outbox, SEGMENTS_IN_FRAME_MAX, Windows, gather_entries, leaves_by_reference};
 use crate::pool::BUFFER_BYTES_MAX;
 use crate::proto::{FRAME_HEADER_BYTES, LANES, LINE_BYTES, Lane};
 

@@ -148,10 +148,13 @@ impl Outbox {
         let queue = &mut self.lanes[lane.index()];
         let lane_sequence = queue.next_sequence();
         // The plan has found both.
-        let (Some(message), Some(descriptor)) = (queue.front(), offers.leave(lane, lane_sequence)) else { return 0 };
+        let (Some(message), Some(descriptor)) = (queue.front(), offers.leave(lane, lane_sequence)) else {
+            return 0;
+        };
         let Some(head_bytes) = self.rules.offer_bytes(message, descriptor.len()) else { return 0 };
         let total_body_bytes = message.body.len() as u64;
-        let head = MessageHead { body_bytes: 0, total_body_bytes, lane_sequence, offered: true, ..message.head };
+        let head =
+            MessageHead { body_bytes: 0, total_body_bytes, lane_sequence, offered: true, ..message.head };
         let extension_bytes = message.extensions.as_ref().map_or(0, |bytes| bytes.len());
         let offer_at = heads.written().len() + head.extensions_at() + extension_bytes;
         write_message_head(&head, message, head_bytes, heads);

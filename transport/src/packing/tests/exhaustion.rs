@@ -54,7 +54,14 @@ fn loaded(bodies: &mut Pool) -> (Outbox, Windows) {
         outbox.push(spec.build(&rules, number as u64, bodies)).unwrap();
         outbox.push_control(&[0x7e, 0, 0, 0, 8, 0, 0, 0]);
     }
-    (outbox, Windows { frames: SendWindow::new(1000, 4), chunks: SendWindow::new(1000, 0), offers: Offers::default() })
+    (
+        outbox,
+        Windows {
+            frames: SendWindow::new(1000, 4),
+            chunks: SendWindow::new(1000, 0),
+            offers: Offers::default(),
+        },
+    )
 }
 
 #[test]

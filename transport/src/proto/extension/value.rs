@@ -38,7 +38,11 @@ fn check_of_hello(kind: u16, value: &[u8], must_understand: bool) -> Result<(), 
         hello_kind::WIRES => WireOffers::check(value),
         hello_kind::PROCESS_NAME => process_name(value).map(drop),
         hello_kind::SESSION_PROOF | hello_kind::SESSION_TOKEN => {
-            if value.len() == 32 { Ok(()) } else { Err(wrong_length(kind, value)) }
+            if value.len() == 32 {
+                Ok(())
+            } else {
+                Err(wrong_length(kind, value))
+            }
         }
         _ => check_unknown(kind, must_understand),
     }

@@ -11,8 +11,8 @@ use crate::proto::hello::{Capabilities, ProcessIdentity, SessionTerms};
 use crate::proto::record::MessageKind;
 use crate::proto::text::Name;
 use crate::proto::{
-    Incarnation, Lane, LinkId, OFFERS_MAX, Origin, Parameters, PeerMisbehaved, ProcessId, SessionId, SessionToken,
-    Stream, record_aligned,
+    Incarnation, Lane, LinkId, OFFERS_MAX, Origin, Parameters, PeerMisbehaved, ProcessId, SessionId,
+    SessionToken, Stream, record_aligned,
 };
 use crate::session::Session;
 use std::time::Duration;
@@ -77,7 +77,9 @@ impl Hostile {
             match event {
                 ConnectionEvent::AttachRequested(request) => session.accept_link(request.link, room).unwrap(),
                 ConnectionEvent::Message(_) => self.messages += 1,
-                ConnectionEvent::Closed(reason) | ConnectionEvent::Interrupted(reason) => self.closed.push(reason),
+                ConnectionEvent::Closed(reason) | ConnectionEvent::Interrupted(reason) => {
+                    self.closed.push(reason)
+                }
                 _ => {}
             }
         }

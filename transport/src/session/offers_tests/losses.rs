@@ -54,7 +54,8 @@ fn a_read_that_brings_too_little_is_a_failure() {
 #[test]
 fn a_read_that_never_ends_is_given_up() {
     let mut rig = Rig::linked(16);
-    rig.fate = Box::new(|read| if read == 1 { Fate::Never } else { Fate::DoneAfter(Duration::from_micros(50)) });
+    rig.fate =
+        Box::new(|read| if read == 1 { Fate::Never } else { Fate::DoneAfter(Duration::from_micros(50)) });
     send_all(&mut rig, 4);
     rig.run_for(Duration::from_millis(1900));
     all(&rig, 1);
@@ -120,7 +121,8 @@ fn failures_in_a_row_are_what_counts() {
 fn a_session_goes_on_over_a_wire_with_or_without_one_sided_reads() {
     for next in [0, 16] {
         let mut rig = Rig::linked(16);
-        rig.fate = Box::new(|read| if read < 3 { Fate::Never } else { Fate::DoneAfter(Duration::from_micros(50)) });
+        rig.fate =
+            Box::new(|read| if read < 3 { Fate::Never } else { Fate::DoneAfter(Duration::from_micros(50)) });
         send_all(&mut rig, 20);
         rig.run_for(Duration::from_millis(10));
         assert_eq!(rig.channels[0].exposed[CLIENT].len(), 16);

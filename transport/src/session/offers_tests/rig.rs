@@ -103,8 +103,10 @@ pub(super) fn content(tag: u64, bytes: usize) -> Vec<u8> {
 
 pub(super) fn config() -> (ConnectionConfig, SessionConfig) {
     let parameters = Parameters { message_bytes_max: 1 << 20, ..Parameters::default() };
-    let connection = ConnectionConfig { parameters, bulk_timeout: Duration::from_secs(2), ..Default::default() };
-    let session = SessionConfig { expiry: Duration::from_secs(60), connection_age: None, ..Default::default() };
+    let connection =
+        ConnectionConfig { parameters, bulk_timeout: Duration::from_secs(2), ..Default::default() };
+    let session =
+        SessionConfig { expiry: Duration::from_secs(60), connection_age: None, ..Default::default() };
     (connection, session)
 }
 
@@ -301,7 +303,8 @@ impl Rig {
         let (now, mut found) = (self.now, false);
         for from in [CLIENT, SERVER] {
             let to = 1 - from;
-            while let Some((_, bytes)) = self.channels[index].streams[from].pop_front_if(|(at, _)| *at <= now) {
+            while let Some((_, bytes)) = self.channels[index].streams[from].pop_front_if(|(at, _)| *at <= now)
+            {
                 found = true;
                 for piece in bytes.chunks(30_000) {
                     let mut buffer = self.ends[to].pool.buffer(piece.len()).unwrap();
@@ -328,7 +331,6 @@ impl Rig {
 
     /// A client has said which session it wants.
     fn accept(&mut self, index: usize) {
-        let now = self.now;
         let server = &mut self.ends[SERVER];
         let mut greeting = self.channels[index].greeting.take().unwrap();
         let proposal = greeting.proposal(0).unwrap();
@@ -357,7 +359,8 @@ impl Rig {
             gather.clear();
             session.handle_sent(path);
             self.channels[index].bytes_carried += bytes.len() as u64;
-            if !self.channels[index].is_gone && !(self.drops_from_server && end == SERVER) {
+            let is_lost = self.channels[index].is_gone || (self.drops_from_server && end == SERVER);
+            if !is_lost {
                 self.channels[index].streams[end].push_back((now + LATENCY, bytes));
             }
             found = true;
@@ -410,14 +413,15 @@ impl Rig {
         let (now, mut found) = (self.now, false);
         let End { session, pool, .. } = &mut self.ends[end];
         let (session, channel) = (session.as_mut().unwrap(), &mut self.channels[index]);
-        assert_eq!(session.wants_one_sided(path) && channel.traits.exposures_max == 0, false);
+        assert!(channel.traits.exposures_max > 0 || !session.wants_one_sided(path));
         while let Some(task) = session.poll_one_sided(path, now) {
             found = true;
             match task {
                 OneSidedTask::Expose { exposure, body } => {
                     let agrees = (self.exposes)(channel.exposures[end]);
                     channel.exposures[end] += 1;
-                    let descriptor = agrees.then(|| exposure.to_le_bytes()[..].iter().copied().collect::<Descriptor>());
+                    let descriptor =
+                        agrees.then(|| exposure.to_le_bytes()[..].iter().copied().collect::<Descriptor>());
                     if agrees {
                         let known = channel.exposed[end].insert(exposure, body.segments().cloned().collect());
                         assert!(known.is_none(), "a number that was used before");
@@ -437,7 +441,16 @@ impl Rig {
                     let fate = (self.fate)(self.reads);
                     self.reads += 1;
                     channel.reads_begun += 1;
-                    channel.reads.push(begin_read(end, read, &channel.exposed[1 - end], exposure, bytes, fate, now, pool));
+                    channel.reads.push(begin_read(
+                        end,
+                        read,
+                        &channel.exposed[1 - end],
+                        exposure,
+                        bytes,
+                        fate,
+                        now,
+                        pool,
+                    ));
                 }
             }
         }
@@ -511,7 +524,10 @@ impl Rig {
     /// Everything that was sent is acknowledged, nothing is exposed, and all buffers but those that the ends go on
     /// writing into have come back.
     pub(super) fn assert_nothing_held(&mut self) {
-        assert!(self.channels.iter().flat_map(|it| &it.exposed).all(BTreeMap::is_empty), "something is exposed");
+        assert!(
+            self.channels.iter().flat_map(|it| &it.exposed).all(BTreeMap::is_empty),
+            "something is exposed"
+        );
         for channel in &mut self.channels {
             // Reads that never end are ended with their channels.
             assert!(channel.reads.is_empty() || !channel.is_gone);

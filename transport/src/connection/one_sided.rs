@@ -6,8 +6,8 @@ use super::streams::Streams;
 use super::{CloseReason, ConnectionEvent, ReadFailure};
 use crate::message::Message;
 use crate::packing::Descriptor;
-use crate::pool::Body;
-use crate::proto::control::Control;
+use crate::pool::{Body, Pool};
+use crate::proto::control::{CloseCode, Control};
 use crate::proto::{Lane, PeerMisbehaved};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
@@ -88,6 +88,13 @@ impl Connection {
             Err(error) => error,
         };
         self.abort(CloseReason::ReadFailed { lane, failure: ReadFailure::Failed(failure) }, now);
+    }
+
+    /// There is a newer connection in place of this one, which reads from now on.
+    pub(crate) fn supersede(&mut self) {
+        if let Some(reads) = self.open_part_mut().and_then(|open| open.reads.as_mut()) {
+            reads.supersede();
+        }
     }
 
     /// Offers nothing, whatever was settled: what is sent on it is not kept.
@@ -234,6 +241,17 @@ impl Open {
             streams.handle_control(&control, events)?;
         }
         Ok(true)
+    }
+
+    /// Whether what waits was left to a newer connection. Nothing that comes behind it is taken then; but that the peer
+    /// closes is noticed.
+    pub(super) fn is_abandoned(&mut self, pool: &mut Pool) -> bool {
+        let is_abandoned = self.reads.as_ref().is_some_and(|reads| reads.is_abandoned());
+        if is_abandoned && self.finds_close(pool) {
+            let text = "a newer connection has taken its place".to_owned();
+            self.closed_by_peer = Some(CloseReason::Peer { code: CloseCode::SessionTaken, text });
+        }
+        is_abandoned
     }
 
     /// Whether nothing that has arrived is to be looked at until a read is done.

@@ -6,7 +6,12 @@
 //! What waits is bounded: a message with a link by the credit of its link, which it took when it arrived; messages
 //! without one, and the bodies that are being read or were and wait for their turn, by `message_bytes_max` in total
 //! (one body or message more, as nothing is too long for any bound). Beyond that no further read starts, or nothing
-//! further is taken from the connection, until a read is done.
+//! further is taken from the connection, until a read is done. A peer that is kept waiting by that for longer than its
+//! `send_timeout` gives the connection up.
+//!
+//! Only the newest connection of a session reads. When it is superseded, what waits on it is dropped, and it comes anew
+//! over the newer one. Else one connection could bring a message that the other is reading: the peer would be told that
+//! it is held, and end an access that is in use.
 
 use crate::message::Message;
 use crate::packing::Descriptor;
@@ -32,6 +37,10 @@ pub(super) struct Reads {
     unlinked_bytes: u64,
     /// The end of a link for which messages are parked. Nothing behind it is looked at.
     held_detach: Option<(LinkId, Box<[u8]>)>,
+    /// There is a newer connection.
+    is_superseded: bool,
+    /// So something was dropped, and nothing is taken any more.
+    is_abandoned: bool,
 }
 
 #[derive(Debug)]
@@ -73,11 +82,38 @@ impl Reads {
             parked: Default::default(),
             unlinked_bytes: 0,
             held_detach: None,
+            is_superseded: false,
+            is_abandoned: false,
         }
+    }
+
+    /// There is a newer connection in place of this one: nothing is read here any more.
+    pub(super) fn supersede(&mut self) {
+        self.is_superseded = true;
+        if !self.offers.is_empty() {
+            self.abandon();
+        }
+    }
+
+    /// Whether something was left to a newer connection, and with it everything behind it.
+    #[inline]
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned
+    }
+
+    fn abandon(&mut self) {
+        self.is_abandoned = true;
+        self.offers.clear();
+        self.parked.iter_mut().for_each(VecDeque::clear);
+        (self.unlinked_bytes, self.held_detach) = (0, None);
     }
 
     /// Takes a message whose body is offered.
     pub(super) fn offer(&mut self, message: Message, descriptor: Descriptor) -> Result<(), PeerMisbehaved> {
+        if self.is_superseded {
+            self.abandon();
+            return Ok(());
+        }
         if self.offers.len() >= OFFERS_MAX {
             return Err(PeerMisbehaved::OfferOverrun { offers: self.offers.len() + 1, limit: OFFERS_MAX });
         }

@@ -235,7 +235,8 @@ impl Connection {
             }
             let polled = open.poll(streams, now, pool, &mut self.events);
             self.times.note_unfinished(open.unfinished_frame(), now);
-            self.times.note_bulk(open.inbox.has_unfinished(), open.chunks_received(), now);
+            let awaits_chunks = open.inbox.has_unfinished() && !open.is_full();
+            self.times.note_bulk(awaits_chunks, open.chunks_received(), now);
             match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
                 Ok(None) => {

@@ -676,6 +676,7 @@ impl Session {
             if path.retired_at != Timestamp::NEVER {
                 continue;
             }
+            path.connection.supersede();
             // The end that connected has the other one close first, so that no port of its own is kept for it.
             if is_client {
                 path.connection.retire(now);

@@ -251,7 +251,8 @@ pub struct HopChange {
 }
 
 impl HopChange {
-    /// Patches the fixed part of a head in place.
+    /// Patches the fixed part of a head in place. Not for one whose body is offered: that and the descriptor belong to
+    /// the connection on which it came.
     pub fn apply(&self, head: &mut [u8; MESSAGE_HEAD_BYTES]) {
         let mut flags = u16_at(head, 2);
         if self.redelivered {

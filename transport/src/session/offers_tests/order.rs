@@ -79,6 +79,27 @@ fn a_link_does_not_end_before_its_messages() {
     assert_eq!(rig.ends[SERVER].detached, [(link, 2)], "behind both");
 }
 
+/// What has arrived behind the end of the link is no unfinished frame, however long it waits.
+#[test]
+fn what_waits_behind_the_end_of_a_link_is_in_no_hurry() {
+    let (mut connection, session) = config();
+    (connection.frame_timeout, connection.acknowledgement_delay) =
+        (Duration::from_millis(300), Duration::from_millis(5));
+    let mut rig = Rig::with(16, (connection, session));
+    rig.fate = Box::new(|_| Fate::DoneAfter(Duration::from_millis(1500)));
+    let (first, second) = (rig.attach(), rig.attach());
+    rig.ends[CLIENT].send(Lane::Bulk, Some(first), 0, BULK);
+    rig.ends[CLIENT].session().detach_link(first, DetachCode::Normal, "");
+    rig.run_for(Duration::from_millis(1));
+    rig.ends[CLIENT].send(Lane::Normal, Some(second), 1, 10);
+    rig.run_for(Duration::from_millis(1000));
+    assert_eq!(rig.ends[SERVER].received, [], "it waits with the end of the link");
+    rig.run_for(Duration::from_millis(1000));
+    assert_eq!(rig.ends[SERVER].received, [(Lane::Bulk, 0), (Lane::Normal, 1)]);
+    assert_eq!(rig.channels.len(), 1);
+    assert!(rig.ends.iter().all(|end| end.interrupted.is_empty()));
+}
+
 #[test]
 fn a_session_that_is_closed_waits_for_what_it_has_offered() {
     let mut rig = Rig::linked(16);

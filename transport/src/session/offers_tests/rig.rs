@@ -70,6 +70,7 @@ pub(super) struct Channel {
 struct Read {
     end: usize,
     number: u64,
+    exposure: u64,
     buffers: Vec<Segment>,
     due: Timestamp,
     fate: Fate,
@@ -464,7 +465,9 @@ impl Rig {
         let Some(mut read) = self.channels[index].reads.extract_if(.., due).next() else { return false };
         let Some(path) = self.path(read.end, index) else { return true };
         let End { session, pool, .. } = &mut self.ends[read.end];
+        let is_exposed = self.channels[index].exposed[1 - read.end].contains_key(&read.exposure);
         let outcome = match read.fate {
+            _ if !is_exposed => Err("the access was ended while it was in use".to_owned()),
             Fate::FailsAfter(_) => Err("the peer's memory is not there".to_owned()),
             _ => {
                 let mut body = Body::new();
@@ -492,7 +495,7 @@ fn begin_read(
 ) -> Read {
     let Some(segments) = exposed.get(&exposure) else {
         let fate = Fate::FailsAfter(LATENCY);
-        return Read { end, number, buffers: Vec::new(), due: now + LATENCY, fate };
+        return Read { end, number, exposure, buffers: Vec::new(), due: now + LATENCY, fate };
     };
     let mut content: Vec<u8> = segments.iter().flat_map(|segment| segment.iter().copied()).collect();
     assert_eq!(content.len() as u64, bytes);
@@ -509,16 +512,19 @@ fn begin_read(
         buffer.split()
     });
     let due = after.map_or(Timestamp::NEVER, |after| now + after);
-    Read { end, number, buffers: buffers.collect(), due, fate }
+    Read { end, number, exposure, buffers: buffers.collect(), due, fate }
 }
 
 /// Between the ends' sessions and their ends.
 impl Rig {
-    /// The client goes over to another channel.
-    pub(super) fn begin_move(&mut self) {
+    /// The client goes over to another channel; false if it cannot just now.
+    pub(super) fn begin_move(&mut self) -> bool {
         let now = self.now;
-        assert!(self.ends[CLIENT].session().begin_move(0, now));
-        self.open_channel();
+        let begins = self.ends[CLIENT].session().begin_move(0, now);
+        if begins {
+            self.open_channel();
+        }
+        begins
     }
 
     /// Everything that was sent is acknowledged, nothing is exposed, and all buffers but those that the ends go on

@@ -197,7 +197,7 @@ impl Open {
 
     /// The number of the frame of which a part has arrived and the rest has not.
     pub(super) fn unfinished_frame(&self) -> Option<u64> {
-        (self.inbox.is_mid_frame() && !self.is_full()).then(|| self.frame_order.next())
+        self.inbox.is_mid_frame().then(|| self.frame_order.next())
     }
 
     /// Has `close` sent as the last record. What arrives is looked at no more, unless it may hold the peer's close.

@@ -161,6 +161,28 @@ fn a_session_moves_while_something_is_offered() {
     }
 }
 
+/// A read that was done on the connection before and is told of late: the newer connection is reading the same bodies,
+/// and if their messages were taken now, its accesses would be ended while they are in use.
+#[test]
+fn what_a_former_connection_has_read_counts_for_nothing() {
+    let mut rig = Rig::linked(16);
+    rig.fate = Box::new(|read| match read {
+        0..10 => Fate::ToldAfter(Duration::from_millis(20)),
+        _ => Fate::DoneAfter(Duration::from_millis(300)),
+    });
+    send_all(&mut rig, 10);
+    rig.run_for(Duration::from_millis(10));
+    rig.channels[0].latency = Duration::from_millis(50);
+    assert!(rig.begin_move());
+    rig.run_for(Duration::from_millis(200));
+    assert_eq!(rig.ends[SERVER].received, []);
+    assert_eq!(rig.channels[1].reads_begun, 10);
+    rig.run_for(Duration::from_secs(1));
+    all(&rig, 10);
+    assert!(rig.ends.iter().all(|end| end.interrupted.is_empty()));
+    rig.assert_nothing_held();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -26,6 +26,8 @@ const LATENCY: Duration = Duration::from_micros(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     DoneAfter(Duration),
+    /// It is done at once, and told of after this time: what becomes of the peer's memory meanwhile does not matter.
+    ToldAfter(Duration),
     /// Some of its buffers are filled by then.
     FailsAfter(Duration),
     /// It brings a byte less than it should.
@@ -54,6 +56,7 @@ pub(super) struct End {
 pub(super) struct Channel {
     traits: ChannelTraits,
     pub(super) is_gone: bool,
+    pub(super) latency: Duration,
     streams: [VecDeque<(Timestamp, Vec<u8>)>; 2],
     /// Of the end that was connected to, until it is known whose the channel is.
     greeting: Option<Session>,
@@ -232,6 +235,7 @@ impl Rig {
         self.channels.push(Channel {
             traits: self.next_traits,
             is_gone: false,
+            latency: LATENCY,
             streams: Default::default(),
             greeting: Some(greeting),
             exposed: Default::default(),
@@ -356,13 +360,14 @@ impl Rig {
         while session.wants_transmit(path)
             && session.poll_transmit(path, now, &mut place.pool, &mut gather).unwrap()
         {
+            let latency = self.channels[index].latency;
             let bytes: Vec<u8> = gather.segments().iter().flat_map(|part| part.iter().copied()).collect();
             gather.clear();
             session.handle_sent(path);
             self.channels[index].bytes_carried += bytes.len() as u64;
             let is_lost = self.channels[index].is_gone || (self.drops_from_server && end == SERVER);
             if !is_lost {
-                self.channels[index].streams[end].push_back((now + LATENCY, bytes));
+                self.channels[index].streams[end].push_back((now + latency, bytes));
             }
             found = true;
         }
@@ -466,6 +471,7 @@ impl Rig {
         let Some(path) = self.path(read.end, index) else { return true };
         let End { session, pool, .. } = &mut self.ends[read.end];
         let is_exposed = self.channels[index].exposed[1 - read.end].contains_key(&read.exposure);
+        let is_exposed = is_exposed || matches!(read.fate, Fate::ToldAfter(_));
         let outcome = match read.fate {
             _ if !is_exposed => Err("the access was ended while it was in use".to_owned()),
             Fate::FailsAfter(_) => Err("the peer's memory is not there".to_owned()),
@@ -500,7 +506,7 @@ fn begin_read(
     let mut content: Vec<u8> = segments.iter().flat_map(|segment| segment.iter().copied()).collect();
     assert_eq!(content.len() as u64, bytes);
     let (after, kept) = match fate {
-        Fate::DoneAfter(after) => (Some(after), content.len()),
+        Fate::DoneAfter(after) | Fate::ToldAfter(after) => (Some(after), content.len()),
         Fate::FailsAfter(after) => (Some(after), content.len() / 2),
         Fate::ShortAfter(after) => (Some(after), content.len() - 1),
         Fate::Never => (None, content.len()),

@@ -1,5 +1,6 @@
 //! What the driver's loop does with sessions and channels.
 
+use super::one_sided::do_one_sided;
 use super::{
     ChannelUser, ComingChannel, ConnectionId, Core, Entry, Resumed, STALLED_SLEEP, UsedChannel, find,
 };
@@ -32,7 +33,8 @@ impl Core {
         }
         let Some(session) = entry.session.as_deref_mut() else { return };
         // The configuration was checked when the driver started.
-        let opened = session.channel_open(path.packet_bytes, self.now).ok().flatten();
+        let traits = self.wires.traits(wire, channel, &path);
+        let opened = session.channel_open(traits, self.now).ok().flatten();
         let Some(index) = opened else {
             self.give_up_coming(id, || CloseReason::Channel("not wanted any more".to_owned()));
             return;
@@ -42,7 +44,8 @@ impl Core {
     }
 
     fn channel_accepted(&mut self, wire: WireKind, channel: Channel, path: Path) {
-        let Ok(mut session) = Session::server(self.common.clone(), path.packet_bytes, self.now) else {
+        let traits = self.wires.traits(wire, channel, &path);
+        let Ok(mut session) = Session::server(self.common.clone(), traits, self.now) else {
             // It cannot happen: the configuration was checked when the driver started.
             return self.wires.close(wire, channel);
         };
@@ -226,7 +229,11 @@ impl Core {
     pub(in crate::driver) fn pulled(&mut self, id: ConnectionId) {
         let Some(session) = find(&mut self.entries, id) else { return };
         match session.only_path() {
-            Some(path) if !session.wants_transmit(path) && !session.is_path_finished(path) => {
+            Some(path)
+                if !session.wants_transmit(path)
+                    && !session.wants_one_sided(path)
+                    && !session.is_path_finished(path) =>
+            {
                 self.set_session_timer(id);
             }
             _ => self.mark_dirty(id.index),
@@ -361,13 +368,21 @@ impl Core {
         let (Some(session), Some(used)) = (&mut entry.session, &mut entry.channels[path]) else {
             return false;
         };
-        if used.is_sending || used.is_gone {
+        if used.is_gone {
             return false;
         }
         let mut stalls = false;
+        if session.wants_one_sided(path)
+            && let Some(wire) = self.wires.one_sided(used.wire)
+        {
+            stalls = do_one_sided(session, path, wire, used.channel, &mut self.pool, self.now);
+        }
+        if used.is_sending {
+            return stalls;
+        }
         if session.wants_transmit(path) {
             // When the pool is empty, what was packed leaves, and the rest is tried again later.
-            stalls = session.poll_transmit(path, self.now, &mut self.pool, &mut self.gather).is_err();
+            stalls |= session.poll_transmit(path, self.now, &mut self.pool, &mut self.gather).is_err();
             if !self.gather.is_empty() {
                 let outcome = self.wires.send(used.wire, used.channel, &mut self.gather);
                 used.is_sending = outcome != Err(SendRefused::NotOpen);
@@ -480,7 +495,7 @@ impl Core {
 
     /// Who uses a channel, and as which path.
     #[inline]
-    fn user(&self, wire: WireKind, channel: Channel) -> Option<(ConnectionId, u8)> {
+    pub(super) fn user(&self, wire: WireKind, channel: Channel) -> Option<(ConnectionId, u8)> {
         let ChannelUser { index, path } = self.users.of(wire, channel)?;
         let entry = self.entries.get(index as usize)?;
         let used = if path == ChannelUser::COMING {

@@ -137,7 +137,11 @@ impl World {
     }
 
     fn windows() -> Windows {
-        Windows { frames: SendWindow::new(0, 0), chunks: SendWindow::new(0, 0) }
+        Windows {
+            frames: SendWindow::new(0, 0),
+            chunks: SendWindow::new(0, 0),
+            offers: super::Offers::default(),
+        }
     }
 
     fn queued(&self) -> [u64; LANES] {
@@ -230,6 +234,7 @@ impl World {
                 Parsed::Control => self.take_control(),
                 Parsed::Message { message, .. } => self.take_message(&message),
                 Parsed::Frame(_) | Parsed::Part { .. } | Parsed::FrameEnd => {}
+                Parsed::Offer { .. } => panic!("nothing was to be offered"),
             }
         }
     }

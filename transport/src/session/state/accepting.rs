@@ -4,7 +4,7 @@ use super::{Session, State, expiry_ms, millis};
 use crate::connection::Connection;
 use crate::proto::control::RefusalCode;
 use crate::proto::handshake::Proposal;
-use crate::proto::hello::SessionTerms;
+use crate::proto::hello::{Capabilities, SessionTerms};
 use crate::proto::{SessionId, SessionToken};
 use crate::session::PATHS_MAX;
 use crate::time::Timestamp;
@@ -23,6 +23,7 @@ impl Session {
         let wanted = proposal.client().body.session;
         let expiry_ms = expiry_ms(&self.common.session).min(wanted.expiry_ms);
         let terms = if expiry_ms == 0 {
+            path.connection.withhold(Capabilities::ONE_SIDED_READS);
             SessionTerms::default()
         } else {
             let epoch = wanted.epoch;
@@ -102,6 +103,7 @@ impl Session {
                 proof: Some(shown.server_proof()),
                 token: Some(next),
             };
+            self.withhold_reads(&mut connection);
             connection.accept(answer);
         }
         // Only what the newest hello gave counts from now on.

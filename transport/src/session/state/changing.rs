@@ -49,6 +49,9 @@ impl Session {
         self.peer = Some(negotiated.peer);
         self.use_path(index);
         self.state = State::Live;
+        if let Some(path) = self.paths[index].as_mut().filter(|_| !outlives) {
+            path.connection.forbid_offers();
+        }
         if let Some(reconnect) = &mut self.reconnect {
             reconnect.succeeded(&self.common.session, now);
         }
@@ -105,6 +108,7 @@ impl Session {
             if path.retired_at != Timestamp::NEVER {
                 continue;
             }
+            path.connection.supersede();
             // The end that connected has the other one close first, so that no port of its own is kept for it.
             if is_client {
                 path.connection.retire(now);
@@ -149,6 +153,7 @@ impl Session {
             };
         }
         self.current = None;
+        self.count_read_loss(&reason);
         if self.closing.is_some() || self.terms.is_none() || !reason.is_loss() {
             return self.end(reason, now);
         }
@@ -178,7 +183,10 @@ impl Session {
     }
 
     fn interrupt(&mut self, reason: CloseReason, now: Timestamp) {
-        let is_silent = !matches!(reason, CloseReason::Channel(_) | CloseReason::Peer { .. });
+        let is_silent = !matches!(
+            reason,
+            CloseReason::Channel(_) | CloseReason::Peer { .. } | CloseReason::ReadFailed { .. }
+        );
         if let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| !reconnect.is_trying()) {
             reconnect.interrupted(is_silent, &self.common.session, now);
         }

@@ -9,10 +9,11 @@ mod ending;
 
 pub use accepting::SESSION_UNKNOWN;
 
+use super::one_sided::{ReadLosses, lasting};
 use super::reconnect::Reconnect;
 use super::terms::Terms;
 use super::{Common, SessionConfig};
-use crate::connection::{CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams};
+use crate::connection::{ChannelTraits, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams};
 use crate::packing::PackingStats;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
 use crate::proto::STREAMS;
@@ -35,12 +36,12 @@ pub const PATHS_MAX: usize = 4;
 #[derive(Debug)]
 pub struct Session {
     common: Arc<Common>,
-    streams: Option<Streams>,
-    paths: [Option<Path>; PATHS_MAX],
+    pub(super) streams: Option<Streams>,
+    pub(super) paths: [Option<Path>; PATHS_MAX],
     /// How many of them there are.
     path_count: usize,
     /// The path that sends.
-    current: Option<usize>,
+    pub(super) current: Option<usize>,
     events: VecDeque<ConnectionEvent>,
     state: State,
     terms: Option<Terms>,
@@ -49,12 +50,13 @@ pub struct Session {
     /// Closed here, for this reason; what waits is sent first.
     closing: Option<(CloseCode, String)>,
     progress: Progress,
+    pub(super) read_losses: ReadLosses,
     counts: SessionCounts,
 }
 
 #[derive(Debug)]
-struct Path {
-    connection: Connection,
+pub(super) struct Path {
+    pub(super) connection: Connection,
     /// Its handshake is done, and it is in use, or was.
     is_open: bool,
     /// Of a server: the peer was told of the next token on it. The first frame that arrives on it is the sign that it
@@ -119,12 +121,18 @@ impl Session {
         Self::new(common, Some(reconnect))
     }
 
-    /// The end that was connected to. `packet_bytes` is what the path carries whole. Its path has the number 0.
+    /// The end that was connected to, on a channel of these traits, or that carries so many bytes whole. Its path has
+    /// the number 0.
     ///
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
-    pub fn server(common: Arc<Common>, packet_bytes: u32, now: Timestamp) -> Result<Self, LocalFault> {
-        let connection = Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
+    pub fn server(
+        common: Arc<Common>,
+        channel: impl Into<ChannelTraits>,
+        now: Timestamp,
+    ) -> Result<Self, LocalFault> {
+        let channel = lasting(&common.session, channel.into());
+        let connection = Connection::server(common.connection.clone(), &common.identity, channel, now)?;
         let mut session = Self::new(common, None);
         session.add_path(connection);
         Ok(session)
@@ -144,6 +152,7 @@ impl Session {
             reconnect,
             closing: None,
             progress: Progress::default(),
+            read_losses: ReadLosses::default(),
             counts: SessionCounts::default(),
         }
     }
@@ -182,11 +191,16 @@ impl Session {
         self.reconnect.as_mut().map(|reconnect| reconnect.add_address(now, is_best))
     }
 
-    /// The channel that was asked for is open: the path that it is from now on, or `None` if it is not wanted any more.
+    /// The channel that was asked for is open, with these traits, or carrying so many bytes whole: the path that it is
+    /// from now on, or `None` if it is not wanted any more.
     ///
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
-    pub fn channel_open(&mut self, packet_bytes: u32, now: Timestamp) -> Result<Option<usize>, LocalFault> {
+    pub fn channel_open(
+        &mut self,
+        channel: impl Into<ChannelTraits>,
+        now: Timestamp,
+    ) -> Result<Option<usize>, LocalFault> {
         if matches!(self.state, State::Ended) || self.closing.is_some() || !self.make_room(now) {
             self.attempt_failed(now);
             return Ok(None);
@@ -195,7 +209,8 @@ impl Session {
         if terms.session.is_some() {
             config.handshake_timeout = config.handshake_timeout.min(self.common.session.attempt_timeout);
         }
-        let connection = Connection::client(config, &self.common.identity, packet_bytes, terms, now)?;
+        let channel = self.traits(lasting(&self.common.session, channel.into()));
+        let connection = Connection::client(config, &self.common.identity, channel, terms, now)?;
         Ok(self.add_path(connection))
     }
 

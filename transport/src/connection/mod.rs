@@ -58,6 +58,17 @@ pub struct ConnectionConfig {
     pub send_queue_bytes_max: u64,
 }
 
+impl ConnectionConfig {
+    /// The shortest of all times after which a connection that is open does something by itself.
+    pub(crate) fn shortest_timeout(&self) -> Duration {
+        let peer =
+            Duration::from_millis(self.parameters.keep_alive_ms.min(self.parameters.idle_timeout_ms).into());
+        [self.frame_timeout, self.bulk_timeout, self.send_timeout, self.close_timeout]
+            .into_iter()
+            .fold(self.acknowledgement_delay.min(peer), Duration::min)
+    }
+}
+
 impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {

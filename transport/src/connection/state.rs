@@ -40,7 +40,7 @@ pub(crate) struct Connection {
 
 #[derive(Debug)]
 enum Phase {
-    Greeting(Option<Greeting>),
+    Greeting(Option<Box<Greeting>>),
     /// The client's hello is here, and whoever has this connection decides about it.
     Proposed(Option<(Box<Proposal>, Segment)>),
     Open(Box<Open>),
@@ -104,7 +104,7 @@ impl Connection {
     fn new(config: ConnectionConfig, greeting: Greeting, hello: Option<Vec<u8>>, now: Timestamp) -> Self {
         Self {
             config,
-            phase: Phase::Greeting(Some(greeting)),
+            phase: Phase::Greeting(Some(Box::new(greeting))),
             hello,
             events: VecDeque::new(),
             ending: Ending::Running,
@@ -127,7 +127,7 @@ impl Connection {
         match &mut self.phase {
             Phase::Open(open) => open.inbox.push(segment),
             Phase::Greeting(greeting) => match greeting.take().map(|greeting| greeting.take(segment)) {
-                Some(Ok(unfinished)) => *greeting = Some(unfinished),
+                Some(Ok(unfinished)) => *greeting = Some(Box::new(unfinished)),
                 Some(Err(Greeted::Failed { reason, answer })) => self.fail_greeting(reason, answer, now),
                 Some(Err(Greeted::Done { negotiated, rest })) => self.open(negotiated, rest),
                 Some(Err(Greeted::Proposed { proposal, rest })) => {
@@ -382,9 +382,7 @@ impl Connection {
                 (times.received + open.idle_timeout)
                     .min(keep_alive)
                     .min(acknowledgement)
-                    .min(times.frame_due(config.frame_timeout))
-                    .min(times.bulk_due(config.bulk_timeout))
-                    .min(times.progress_due(config.send_timeout))
+                    .min(times.trouble_due(config))
             }
         }
     }

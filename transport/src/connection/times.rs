@@ -1,5 +1,6 @@
 //! Since when a connection waits for what.
 
+use super::ConnectionConfig;
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -64,6 +65,23 @@ impl Times {
     /// Whether a bulk message is unfinished after so many `chunks` of the connection.
     pub(super) fn note_bulk(&mut self, is_unfinished: bool, chunks: u64, now: Timestamp) {
         self.bulk.note(is_unfinished, chunks, now);
+    }
+
+    /// When something has not gone on for too long; mostly there is nothing that should.
+    #[inline]
+    pub(super) fn trouble_due(&self, config: &ConnectionConfig) -> Timestamp {
+        let Self { unfinished, send_began, frames, chunks, bulk, .. } = self;
+        if unfinished.is_none()
+            && send_began.is_none()
+            && frames.since.is_none()
+            && chunks.since.is_none()
+            && bulk.since.is_none()
+        {
+            return Timestamp::NEVER;
+        }
+        self.frame_due(config.frame_timeout)
+            .min(self.bulk_due(config.bulk_timeout))
+            .min(self.progress_due(config.send_timeout))
     }
 
     /// When an unfinished bulk message has not gone on for `timeout`.

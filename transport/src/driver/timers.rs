@@ -62,6 +62,12 @@ impl Timers {
         }
     }
 
+    /// The deadline of `key`; `NEVER` if it has none.
+    #[inline]
+    pub(crate) fn deadline(&self, key: usize) -> Timestamp {
+        self.keys.get(key).map_or(Timestamp::NEVER, |timer| timer.deadline)
+    }
+
     /// Forgets the deadline of `key`, if it has one.
     #[inline]
     pub(crate) fn clear(&mut self, key: usize) {

@@ -6,6 +6,37 @@
 //! [`Service`] answers requests, behind a broker or by itself, on its caller's thread or on one of its own
 //! ([`BackgroundService`]).
 //!
+//! Both may have several brokers. A client calls by the first that works, and a call that its caller has marked may be
+//! sent again, or by two at once:
+//!
+//! ```
+//! use std::time::Duration;
+//! use underlay::driver::Address;
+//! use underlay::rpc::{BackgroundService, CallOptions, Class, Client, ClientConfig, EventListener};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Two services that listen stand for two brokers here; a broker's clients look the same.
+//! let serve = || {
+//!     BackgroundService::listen(&Address::tcp("127.0.0.1:0"), "echo", Default::default(), |request| {
+//!         Ok(request.take_body())
+//!     })
+//! };
+//! let (first, second) = (serve()?, serve()?);
+//! let addresses = [first.address().clone(), second.address().clone()];
+//! let events = EventListener::new(|event| println!("{event}"));
+//! let config = ClientConfig { events: Some(events), ..ClientConfig::default() };
+//! let mut client = Client::connect_any(&addresses, config)?;
+//!
+//! client.call("echo", b"by the first", Duration::from_secs(5))?;
+//! first.stop()?;
+//! let options = CallOptions::new(Duration::from_secs(5)).class(Class::Silver).idempotent();
+//! let body = client.body(b"by the second")?;
+//! let call = client.start_with_options("echo", body, options);
+//! assert_eq!(&client.wait(call)?.to_bytes()[..], b"by the second");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! What it promises: each call ends exactly once, with a reply, with the service's error, or with a [`CallError`] that
 //! says whether trying again is safe; a future that is dropped leaves nothing behind; a reply finds its call by an
 //! index and a comparison; however many calls, memory is bounded by `calls_max`.

@@ -405,9 +405,9 @@ impl Session {
 
     /// The path that sends, if there is no other one, and nothing is to be found out about it.
     #[inline]
-    fn only_path(&self) -> Option<usize> {
+    pub fn only_path(&self) -> Option<usize> {
         let is_plain = self.path_count == 1 && !self.terms.as_ref().is_some_and(Terms::is_unconfirmed);
-        self.current.filter(|_| is_plain)
+        if is_plain { self.current } else { None }
     }
 
     /// Looks at everything.
@@ -519,6 +519,7 @@ impl Session {
 }
 
 /// What a look at a path has come to.
+#[allow(clippy::large_enum_variant)] // for what is rare: messages do not come this way
 enum Polled {
     Event(ConnectionEvent),
     /// The session has changed: look again.

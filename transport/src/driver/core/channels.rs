@@ -196,10 +196,11 @@ impl Core {
         if let Some(used) = entry.channels.get_mut(path).and_then(Option::as_mut) {
             used.is_sending = false;
         }
-        if let Some(session) = &mut entry.session {
-            session.handle_sent(path);
+        let Some(session) = entry.session.as_deref_mut() else { return };
+        session.handle_sent(path);
+        if session.wants_transmit(path) || session.is_path_finished(path) {
+            self.mark_dirty(id.index);
         }
-        self.mark_dirty(id.index);
     }
 
     /// The next event of a session. When buffers are short it is remembered, and asked again later.
@@ -221,7 +222,13 @@ impl Core {
     /// All events of a session were pulled: at the end of the turn its sending is looked at, and its timer set anew.
     #[inline]
     pub(in crate::driver) fn pulled(&mut self, id: ConnectionId) {
-        self.mark_dirty(id.index);
+        let Some(session) = find(&mut self.entries, id) else { return };
+        match session.only_path() {
+            Some(path) if !session.wants_transmit(path) && !session.is_path_finished(path) => {
+                self.set_session_timer(id);
+            }
+            _ => self.mark_dirty(id.index),
+        }
     }
 
     /// Opens another channel if the session wants one.
@@ -242,14 +249,31 @@ impl Core {
     }
 
     /// Sets the timer of a session, and does before what is due as to its channels.
+    ///
+    /// A timer that comes up sooner than anything can that happens now is left as it is: what it finds then is what the
+    /// session waits for by then. So under traffic nothing is computed for each message.
+    #[inline]
     fn set_session_timer(&mut self, id: ConnectionId) {
-        let Some(session) = find(&mut self.entries, id) else { return };
-        let mut next = session.next_timeout();
-        if next <= self.now {
-            self.advance(id);
-            next = find(&mut self.entries, id).map_or(next, |session| session.next_timeout());
+        let Some(entry) = self.entries.get(id.index()) else { return };
+        let Some(session) = &entry.session else { return };
+        let set = self.connection_timers.deadline(id.index());
+        if session.only_path().is_some() && set > self.now && set <= self.now + self.soonest {
+            return;
         }
+        let next = session.next_timeout();
+        if next > self.now && entry.coming.is_none() {
+            self.connection_timers.set(id.index(), next);
+        } else {
+            self.set_timer_of_channels(id);
+        }
+    }
+
+    #[cold]
+    fn set_timer_of_channels(&mut self, id: ConnectionId) {
+        self.advance(id);
         let entry = &self.entries[id.index()];
+        let Some(session) = &entry.session else { return };
+        let next = session.next_timeout();
         // While the first channel of all comes up, there is nothing in the session that has a time of its own.
         if let Some(coming) = &entry.coming
             && entry.channels.iter().all(Option::is_none)
@@ -321,10 +345,11 @@ impl Core {
 
     /// Starts the next send on each path of a session, and closes the channels on which nothing more is to be sent.
     pub(in crate::driver) fn transmit(&mut self, id: ConnectionId) {
-        let mut stalls = false;
-        for path in 0..PATHS_MAX {
-            stalls |= self.transmit_path(id, path);
-        }
+        let only = self.entries[id.index()].session.as_deref().and_then(Session::only_path);
+        let stalls = match only {
+            Some(path) => self.transmit_path(id, path),
+            None => (0..PATHS_MAX).fold(false, |stalls, path| stalls | self.transmit_path(id, path)),
+        };
         self.set_session_timer(id);
         if stalls {
             self.note_stalled(id);

@@ -85,6 +85,8 @@ pub struct Core {
     /// Sessions whose parsing waits for buffers.
     stalled: Vec<u32>,
     gather: GatherList,
+    /// Nothing that happens to a session of one connection makes a timeout that is due earlier than this.
+    soonest: Duration,
     pub(super) connection_timers: Timers,
     pub(super) handler_timers: Timers,
     next_message_number: u64,
@@ -107,6 +109,7 @@ impl Core {
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         let terms = SessionTerms::default();
         Connection::client(config.connection.clone(), &identity, 4096, terms, Timestamp::ZERO)?;
+        let soonest = config.connection.shortest_timeout();
         let common =
             Common { connection: config.connection.clone(), session: config.session.clone(), identity };
         Ok(Self {
@@ -125,6 +128,7 @@ impl Core {
             dirty: VecDeque::new(),
             stalled: Vec::new(),
             gather: GatherList::new(),
+            soonest,
             connection_timers: Timers::new(),
             handler_timers: Timers::new(),
             next_message_number: 0,

@@ -97,16 +97,24 @@ impl Calls {
         self.tell(Event::Left { address: self.uplinks.address(uplink) });
     }
 
-    /// There is one broker at most, so second copies are waited with no longer. A call whose first copy was refused or
-    /// lost lives on by its second one.
+    /// There is one broker at most, so no second copy has a way of its own. One whose first copy is with another broker,
+    /// or refused or lost, goes by this one; one whose first copy goes there too is not wanted.
     fn race_alone(&mut self) {
+        let current = self.uplinks.current().map(|(uplink, _)| uplink);
         for target in self.targets.places() {
             for correlation in self.targets.waiting_calls(target, Way::Second, &self.records) {
-                let Some(kept) = self.records.kept(correlation) else { continue };
-                kept.second = Leg::None;
-                let lane = kept.request.options.class.lane();
-                if kept.first == Leg::None {
-                    kept.first = Leg::Waiting;
+                let Some(course) = self.records.get_mut(correlation) else { continue };
+                let is_elsewhere = match (course.first, current) {
+                    // Until there is a broker again.
+                    (Leg::Sent(_), None) => continue,
+                    (Leg::Sent(by), Some(current)) => usize::from(by) != current,
+                    (Leg::None, _) => true,
+                    (Leg::Waiting, _) => false,
+                };
+                let lane = course.options.class.lane();
+                course.second = Leg::None;
+                if is_elsewhere {
+                    course.second = std::mem::replace(&mut course.first, Leg::Waiting);
                     self.targets.push(target, lane, correlation);
                 }
                 self.targets.note_ended(target, &self.records);
@@ -143,9 +151,15 @@ impl Calls {
         if let Some(connection) = self.uplinks.connection(uplink) {
             core.close(connection, CloseCode::Normal, &reason);
         }
+        let was_open = self.uplinks.is_open(uplink);
         self.uplinks.closing(uplink, Some(&reason), core.now());
-        self.tell(Event::Lost { address: self.uplinks.address(uplink), reason: &reason });
-        self.session_lost(core, uplink, &reason);
+        let (address, reason) = (self.uplinks.address(uplink), &reason[..]);
+        self.tell(if was_open {
+            Event::Lost { address, reason }
+        } else {
+            Event::Unreachable { address, reason }
+        });
+        self.session_lost(core, uplink, reason);
     }
 
     pub(super) fn ended(&mut self, core: &mut Core, connection: ConnectionId, reason: &str) {

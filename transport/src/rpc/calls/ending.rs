@@ -1,6 +1,6 @@
 //! How calls end: by a reply, by their time, or because nobody can answer them any more.
 
-use super::records::{Kept, Leg, Record, Stage, Way};
+use super::records::{Course, Leg, Way};
 use super::{Calls, TargetLink, timer_of};
 use crate::driver::{ConnectionId, Core};
 use crate::message::Message;
@@ -14,35 +14,26 @@ use crate::time::Timestamp;
 
 impl Calls {
     /// Forgets a call; `None` if it had ended before.
-    pub(super) fn take(&mut self, core: &mut Core, correlation: Correlation) -> Option<Record> {
-        let record = self.records.remove(correlation)?;
+    #[inline]
+    pub(super) fn take(&mut self, core: &mut Core, correlation: Correlation) -> Option<Course> {
+        let course = self.records.remove(correlation)?;
         core.set_timer(timer_of(correlation.slot()), Timestamp::NEVER);
-        self.let_go(core, &record);
-        Some(record)
-    }
-
-    /// Forgets what a slot's earlier call has left: it was dropped, and this is heard before its cancellation is.
-    pub(super) fn forget(&mut self, core: &mut Core, before: Option<Record>) {
-        if let Some(record) = before {
-            self.let_go(core, &record);
-        }
+        self.let_go(core, &course);
+        Some(course)
     }
 
     /// Undoes what a call that is not recorded any more has counted for.
-    fn let_go(&mut self, core: &mut Core, record: &Record) {
-        match &record.stage {
-            Stage::Waiting(request) => self.targets.note_ended(request.target, &self.records),
-            Stage::Sent(uplink) => self.landed(core, usize::from(*uplink)),
-            Stage::Kept(kept) => {
-                for leg in [kept.first, kept.second] {
-                    match leg {
-                        Leg::None => {}
-                        Leg::Waiting => self.targets.note_ended(kept.request.target, &self.records),
-                        Leg::Sent(uplink) => self.landed(core, usize::from(uplink)),
-                    }
-                }
-                self.targets.release(kept.request.target);
+    #[inline]
+    pub(super) fn let_go(&mut self, core: &mut Core, course: &Course) {
+        for leg in [course.first, course.second] {
+            match leg {
+                Leg::None => {}
+                Leg::Waiting => self.targets.note_ended(course.target, &self.records),
+                Leg::Sent(uplink) => self.landed(core, usize::from(uplink)),
             }
+        }
+        if course.options.may_repeat() {
+            self.targets.release(course.target);
         }
     }
 
@@ -81,9 +72,11 @@ impl Calls {
             return;
         }
         let outcome = outcome(message);
-        let record = self.take(core, correlation);
-        if self.has_raced {
-            self.note_race(connection, correlation, record.as_ref());
+        let course = self.take(core, correlation);
+        if self.has_raced
+            && let Some(course) = course
+        {
+            self.note_race(connection, correlation, &course);
         }
         if self.destination.complete(correlation, outcome) {
             self.stats.replies += 1;
@@ -95,9 +88,8 @@ impl Calls {
     }
 
     /// Of a gold call of which two copies are out: whoever answered has won, and the other answer is to come.
-    fn note_race(&mut self, connection: ConnectionId, correlation: Correlation, record: Option<&Record>) {
-        let Some(Record { stage: Stage::Kept(kept), .. }) = record else { return };
-        if kept.sent_by().count() < 2 {
+    fn note_race(&mut self, connection: ConnectionId, correlation: Correlation, course: &Course) {
+        if course.sent_by().count() < 2 {
             return;
         }
         self.stats.races += 1;
@@ -108,9 +100,9 @@ impl Calls {
     }
 
     pub(super) fn expired(&mut self, core: &mut Core, correlation: Correlation) {
-        let Some(record) = self.records.get(correlation) else { return };
-        let reason = if record.was_sent() { None } else { Some(self.why_waiting(record)) };
-        let timeout = record.timeout;
+        let Some(course) = self.records.get(correlation) else { return };
+        let reason = if course.was_sent() { None } else { Some(self.why_waiting(course.target)) };
+        let timeout = course.options.timeout;
         self.take(core, correlation);
         match reason {
             Some(reason) => self.refuse(correlation, CallError::NotSentInTime { timeout, reason }),
@@ -123,11 +115,7 @@ impl Calls {
         }
     }
 
-    fn why_waiting(&self, record: &Record) -> String {
-        let target = match &record.stage {
-            Stage::Waiting(request) | Stage::Kept(Kept { request, .. }) => request.target,
-            Stage::Sent(_) => return String::new(),
-        };
+    fn why_waiting(&self, target: usize) -> String {
         let name = self.targets.name(target);
         let Some((uplink, _)) = self.uplinks.current() else {
             return format!("no broker is connected: {}", uplinks::list(&self.uplinks.failures()));
@@ -146,16 +134,15 @@ impl Calls {
         correlation: Correlation,
         error: CallError,
     ) {
-        if let Some(kept) = self.records.kept(correlation) {
-            *kept.leg(way) = Leg::None;
-            let (is_alive, target) = (kept.is_alive(), kept.request.target);
-            self.targets.note_ended(target, &self.records);
-            if is_alive {
-                return;
-            }
+        let Some(course) = self.records.get_mut(correlation) else { return };
+        *course.leg_mut(way) = Leg::None;
+        let (is_alive, target) = (course.is_alive(), course.target);
+        self.targets.note_ended(target, &self.records);
+        if is_alive {
+            return;
         }
-        let Some(record) = self.take(core, correlation) else { return };
-        if record.was_sent() {
+        let Some(course) = self.take(core, correlation) else { return };
+        if course.was_sent() {
             self.end_unknown(correlation, &format!("{error}, after an earlier attempt was lost"));
         } else {
             self.refuse(correlation, error);
@@ -166,39 +153,33 @@ impl Calls {
     /// but for those of which another copy is alive or may be sent.
     pub(super) fn lose_sent(&mut self, core: &mut Core, uplink: usize, reason: &str) {
         for correlation in self.records.sent_by(uplink) {
-            match self.records.kept(correlation).is_some() {
-                true => self.lose_copy(core, uplink, correlation, reason),
-                false => {
-                    self.take(core, correlation);
-                    self.end_unknown(correlation, reason);
-                }
-            }
+            self.lose_copy(core, uplink, correlation, reason);
         }
     }
 
     /// A copy was lost. What is left of the call is another copy, or another attempt if it may be repeated.
     fn lose_copy(&mut self, core: &mut Core, uplink: usize, correlation: Correlation, reason: &str) {
-        let Some(kept) = self.records.kept(correlation) else { return };
-        kept.is_in_doubt = true;
+        let Some(course) = self.records.get_mut(correlation) else { return };
+        course.is_in_doubt = true;
         for way in [Way::First, Way::Second] {
-            if *kept.leg(way) == Leg::Sent(uplink as u8) {
-                *kept.leg(way) = Leg::None;
+            if course.leg(way) == Leg::Sent(uplink as u8) {
+                *course.leg_mut(way) = Leg::None;
             }
         }
         // A second copy that was not sent yet may have no broker to wait for any more: it takes the first one's place.
-        let was_waiting = kept.first == Leg::None && kept.second == Leg::Waiting;
+        let was_waiting = course.first == Leg::None && course.second == Leg::Waiting;
         if was_waiting {
-            kept.second = Leg::None;
+            course.second = Leg::None;
         }
-        let is_repeated = !kept.is_alive() && kept.request.options.idempotent;
-        let (target, lane) = (kept.request.target, kept.request.options.class.lane());
+        let is_repeated = !was_waiting && !course.is_alive() && course.options.idempotent;
+        let (target, lane) = (course.target, course.options.class.lane());
         if was_waiting || is_repeated {
-            kept.first = Leg::Waiting;
-            kept.request.attempt = kept.request.attempt.saturating_add(u8::from(is_repeated));
+            course.first = Leg::Waiting;
+            course.attempt = course.attempt.saturating_add(u8::from(is_repeated));
             self.stats.resent += u64::from(is_repeated);
             self.targets.push(target, lane, correlation);
         }
-        let ends = !self.records.kept(correlation).is_some_and(|kept| kept.is_alive());
+        let ends = !self.records.get(correlation).is_some_and(Course::is_alive);
         if was_waiting {
             self.targets.note_ended(target, &self.records);
         }
@@ -214,7 +195,7 @@ impl Calls {
     pub(super) fn resend(&mut self, core: &mut Core, uplink: usize) {
         let reason = "its session was interrupted";
         for correlation in self.records.sent_by(uplink) {
-            if self.records.kept(correlation).is_some_and(|kept| kept.request.options.idempotent) {
+            if self.records.get(correlation).is_some_and(|course| course.options.idempotent) {
                 self.lose_copy(core, uplink, correlation, reason);
             }
         }
@@ -222,8 +203,8 @@ impl Calls {
 
     /// Ends all calls: the client is gone.
     pub(super) fn end_all(&mut self, reason: &str) {
-        for (correlation, record) in self.records.drain() {
-            if record.was_sent() {
+        for (correlation, course) in self.records.drain() {
+            if course.was_sent() {
                 self.end_unknown(correlation, reason);
             } else {
                 self.refuse(correlation, CallError::NotConnected { reason: reason.to_owned() });

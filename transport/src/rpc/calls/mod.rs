@@ -30,7 +30,7 @@ use crate::proto::record::MessageKind;
 use crate::proto::text::Name;
 use crate::sync::{Correlation, Submissions};
 use races::Races;
-use records::{Leg, Records, Request, Way};
+use records::{Course, Leg, Records, Way};
 use targets::{TargetLink, Targets};
 
 pub use crate::proto::Lane;
@@ -184,9 +184,12 @@ impl Calls {
             self.targets.push_second(target, correlation);
         }
         let second = if races { Leg::Waiting } else { Leg::None };
-        let request = Request { target, body, options, deadline, attempt: 0 };
-        let before = self.records.insert(correlation, request, second);
-        self.forget(core, before);
+        let (first, attempt, is_in_doubt) = (Leg::Waiting, 0, false);
+        let course = Course { target, options, deadline, attempt, first, second, is_in_doubt };
+        if let Some(before) = self.records.insert(correlation, body, course) {
+            // It was dropped, and this is heard before its cancellation is.
+            self.let_go(core, &before);
+        }
         self.advance(core, target);
         if self.uplinks.current().is_some_and(|(uplink, _)| self.is_attached(target, uplink))
             && self.records.is_waiting(correlation, Way::First)

@@ -4,7 +4,6 @@ use crate::pool::{Body, Pool, PoolError};
 use crate::rpc::options::CallOptions;
 use crate::sync::Correlation;
 use crate::time::Timestamp;
-use std::time::Duration;
 
 /// The calls that the driver knows of. Memory grows with the largest slot, and so up to `calls_max`.
 #[derive(Debug, Default)]
@@ -13,42 +12,25 @@ pub(super) struct Records {
 }
 
 #[derive(Debug)]
-pub(super) struct Record {
+struct Record {
     correlation: Correlation,
-    pub(super) timeout: Duration,
-    pub(super) stage: Stage,
+    /// Until it is sent; of a call of which more than one copy may be sent, until it ends.
+    body: Body,
+    course: Course,
 }
 
-/// How far a call has come.
-#[derive(Debug)]
-pub(super) enum Stage {
-    /// It waits for its destination's link, or for credit. It will be sent once.
-    Waiting(Request),
-    /// The session with this broker has it; whether the broker has, nobody knows.
-    Sent(u8),
-    /// A call of which more than one copy may be sent, wherever they are; what is sent is kept until it ends.
-    Kept(Kept),
-}
-
-/// What is to be sent.
-#[derive(Debug)]
-pub(super) struct Request {
-    /// The place of the destination.
+/// How a call is to go, and how far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Course {
+    /// The place of the destination. Good for as long as a copy waits, or may be sent again.
     pub(super) target: usize,
-    pub(super) body: Body,
     pub(super) options: CallOptions,
     pub(super) deadline: Timestamp,
-    /// Which attempt the next copy is.
+    /// Which attempt the next copy is, or the last one was.
     pub(super) attempt: u8,
-}
-
-/// A call of which more than one copy may be sent.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) request: Request,
-    /// By the broker that is current, or was when it was sent.
+    /// The copy by the broker that is current, or was when it was sent. Most calls have no other.
     pub(super) first: Leg,
-    /// Of a gold call: by another one.
+    /// Of a gold call: the copy by another broker.
     pub(super) second: Leg,
     /// A copy that was sent was lost with its session.
     pub(super) is_in_doubt: bool,
@@ -59,8 +41,9 @@ pub(super) struct Kept {
 pub(super) enum Leg {
     /// Not wanted, refused, or lost.
     None,
+    /// It waits for its destination's link, or for credit.
     Waiting,
-    /// The session with this broker has it.
+    /// The session with this broker has it; whether the broker has, nobody knows.
     Sent(u8),
 }
 
@@ -71,50 +54,32 @@ pub(super) enum Way {
     Second,
 }
 
-/// What was taken in order to be sent.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) body: Body,
-    pub(super) options: CallOptions,
-    pub(super) deadline: Timestamp,
-    pub(super) attempt: u8,
-}
-
 impl Records {
-    /// Remembers a call; the one that had the slot before, if the driver has not heard of its end yet.
-    pub(super) fn insert(
-        &mut self,
-        correlation: Correlation,
-        request: Request,
-        second: Leg,
-    ) -> Option<Record> {
+    /// Remembers a call; says what became of the one that had the slot before, if the driver has not heard of its end.
+    pub(super) fn insert(&mut self, correlation: Correlation, body: Body, course: Course) -> Option<Course> {
         let slot = correlation.slot();
         if self.records.len() <= slot {
             self.records.resize_with(slot + 1, || None);
         }
-        let timeout = request.options.timeout;
-        let stage = if request.options.may_repeat() {
-            Stage::Kept(Kept { request, first: Leg::Waiting, second, is_in_doubt: false })
-        } else {
-            Stage::Waiting(request)
-        };
-        self.records[slot].replace(Record { correlation, timeout, stage })
+        let before = self.records[slot].as_ref().map(|record| record.course);
+        self.records[slot] = Some(Record { correlation, body, course });
+        before
     }
 
     /// Forgets a call, unless it has ended before.
-    pub(super) fn remove(&mut self, correlation: Correlation) -> Option<Record> {
-        self.records.get_mut(correlation.slot())?.take_if(|record| record.correlation == correlation)
+    #[inline]
+    pub(super) fn remove(&mut self, correlation: Correlation) -> Option<Course> {
+        let record = self.records.get_mut(correlation.slot())?;
+        let course = record.as_ref().filter(|record| record.correlation == correlation)?.course;
+        *record = None;
+        Some(course)
     }
 
     /// Whether a reply to this attempt cannot be one to the call, because so many were not made. Of a call that is not
     /// known here, because it has ended or is another client's, nothing is known.
+    #[inline]
     pub(super) fn is_unheard_of(&self, correlation: Correlation, attempt: u8) -> bool {
-        self.find(correlation).is_some_and(|record| attempt > record.attempts())
-    }
-
-    /// A call, unless it has ended.
-    pub(super) fn get(&self, correlation: Correlation) -> Option<&Record> {
-        self.find(correlation)
+        self.get(correlation).is_some_and(|course| attempt > course.attempt)
     }
 
     /// The call that has this slot.
@@ -122,124 +87,86 @@ impl Records {
         Some(self.records.get(slot)?.as_ref()?.correlation)
     }
 
-    /// Whether a call waits to be sent this way.
+    /// A call, unless it has ended.
+    #[inline]
+    pub(super) fn get(&self, correlation: Correlation) -> Option<&Course> {
+        let record = self.records.get(correlation.slot())?.as_ref();
+        record.filter(|record| record.correlation == correlation).map(|record| &record.course)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, correlation: Correlation) -> Option<&mut Course> {
+        self.record(correlation).map(|record| &mut record.course)
+    }
+
+    /// Whether a copy of a call waits to be sent this way.
+    #[inline]
     pub(super) fn is_waiting(&self, correlation: Correlation, way: Way) -> bool {
-        self.find(correlation).is_some_and(|record| record.is_waiting(way))
+        self.get(correlation).is_some_and(|course| course.leg(way) == Leg::Waiting)
     }
 
     /// The calls of which this broker's session has a copy.
     pub(super) fn sent_by(&self, uplink: usize) -> Vec<Correlation> {
-        let sent = self.records.iter().flatten().filter(|record| record.is_sent_by(uplink));
-        sent.map(|record| record.correlation).collect()
+        let is_sent_by = |record: &&Record| record.course.sent_by().any(|by| by == uplink);
+        self.records.iter().flatten().filter(is_sent_by).map(|record| record.correlation).collect()
     }
 
-    /// Takes what is to be sent by this broker, which counts as sent unless it is put back. `None` if nothing of the
-    /// call waits, or if this broker has a copy already.
+    /// Takes what is to be sent by this broker, which counts as sent unless it is put back: its bytes go to `body`.
+    /// `None` if nothing of the call waits, or if this broker has a copy already.
     ///
     /// # Errors
     /// [`PoolError`] if a body that is kept cannot be shared now; nothing is taken then.
+    #[inline]
     pub(super) fn take_request(
         &mut self,
         correlation: Correlation,
         way: Way,
         uplink: u8,
         pool: &mut Pool,
-    ) -> Result<Option<Taken>, PoolError> {
-        let Some(record) = self.find_mut(correlation) else { return Ok(None) };
-        match &mut record.stage {
-            Stage::Sent(_) => Ok(None),
-            Stage::Waiting(request) => {
-                let body = std::mem::take(&mut request.body);
-                let taken = request.taken(body);
-                record.stage = Stage::Sent(uplink);
-                Ok(Some(taken))
-            }
-            Stage::Kept(kept) => kept.take(way, uplink, pool),
+        body: &mut Body,
+    ) -> Result<Option<Course>, PoolError> {
+        let Some(record) = self.record(correlation) else { return Ok(None) };
+        let course = &mut record.course;
+        if course.leg(way) != Leg::Waiting {
+            return Ok(None);
         }
+        if !course.options.may_repeat() {
+            std::mem::swap(body, &mut record.body);
+        } else if course.sent_by().any(|by| by == usize::from(uplink)) {
+            *course.leg_mut(way) = Leg::None;
+            return Ok(None);
+        } else {
+            *body = record.body.share(pool)?;
+        }
+        *course.leg_mut(way) = Leg::Sent(uplink);
+        Ok(Some(*course))
     }
 
     /// Puts back what could not be sent.
-    pub(super) fn put_back(&mut self, correlation: Correlation, way: Way, target: usize, taken: Taken) {
-        let Some(record) = self.find_mut(correlation) else { return };
-        match &mut record.stage {
-            Stage::Kept(kept) => *kept.leg(way) = Leg::Waiting,
-            stage => {
-                let Taken { body, options, deadline, attempt } = taken;
-                *stage = Stage::Waiting(Request { target, body, options, deadline, attempt });
-            }
-        }
-    }
-
-    /// A call of which more than one copy may be sent.
-    pub(super) fn kept(&mut self, correlation: Correlation) -> Option<&mut Kept> {
-        match &mut self.find_mut(correlation)?.stage {
-            Stage::Kept(kept) => Some(kept),
-            Stage::Waiting(_) | Stage::Sent(_) => None,
+    pub(super) fn put_back(&mut self, correlation: Correlation, way: Way, body: Body) {
+        let Some(record) = self.record(correlation) else { return };
+        *record.course.leg_mut(way) = Leg::Waiting;
+        if !record.course.options.may_repeat() {
+            record.body = body;
         }
     }
 
     /// Forgets all calls.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Correlation, Record)> + use<> {
-        std::mem::take(&mut self.records).into_iter().flatten().map(|record| (record.correlation, record))
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Correlation, Course)> + use<> {
+        let records = std::mem::take(&mut self.records).into_iter().flatten();
+        records.map(|record| (record.correlation, record.course))
     }
 
     #[inline]
-    fn find(&self, correlation: Correlation) -> Option<&Record> {
-        self.records.get(correlation.slot())?.as_ref().filter(|record| record.correlation == correlation)
-    }
-
-    #[inline]
-    fn find_mut(&mut self, correlation: Correlation) -> Option<&mut Record> {
+    fn record(&mut self, correlation: Correlation) -> Option<&mut Record> {
         self.records.get_mut(correlation.slot())?.as_mut().filter(|record| record.correlation == correlation)
     }
 }
 
-impl Record {
-    /// Whether a peer may have the request.
-    pub(super) fn was_sent(&self) -> bool {
-        match &self.stage {
-            Stage::Waiting(_) => false,
-            Stage::Sent(_) => true,
-            Stage::Kept(kept) => kept.was_sent(),
-        }
-    }
-
-    /// The number of the last attempt.
-    fn attempts(&self) -> u8 {
-        match &self.stage {
-            Stage::Waiting(_) | Stage::Sent(_) => 0,
-            Stage::Kept(kept) => kept.request.attempt,
-        }
-    }
-
-    fn is_waiting(&self, way: Way) -> bool {
-        match (&self.stage, way) {
-            (Stage::Waiting(_), Way::First) => true,
-            (Stage::Kept(kept), Way::First) => kept.first == Leg::Waiting,
-            (Stage::Kept(kept), Way::Second) => kept.second == Leg::Waiting,
-            _ => false,
-        }
-    }
-
-    fn is_sent_by(&self, uplink: usize) -> bool {
-        match &self.stage {
-            Stage::Waiting(_) => false,
-            Stage::Sent(by) => usize::from(*by) == uplink,
-            Stage::Kept(kept) => kept.sent_by().any(|by| by == uplink),
-        }
-    }
-}
-
-impl Request {
-    fn taken(&self, body: Body) -> Taken {
-        Taken { body, options: self.options, deadline: self.deadline, attempt: self.attempt }
-    }
-}
-
-impl Kept {
+impl Course {
     /// Whether a peer may have a copy.
     pub(super) fn was_sent(&self) -> bool {
-        self.is_in_doubt || self.request.attempt > 0 || self.sent_by().next().is_some()
+        self.is_in_doubt || self.attempt > 0 || self.sent_by().next().is_some()
     }
 
     /// Whether a copy is on its way, or waits for that.
@@ -256,23 +183,17 @@ impl Kept {
         by(self.first).into_iter().chain(by(self.second))
     }
 
-    pub(super) fn leg(&mut self, way: Way) -> &mut Leg {
+    pub(super) fn leg(&self, way: Way) -> Leg {
+        match way {
+            Way::First => self.first,
+            Way::Second => self.second,
+        }
+    }
+
+    pub(super) fn leg_mut(&mut self, way: Way) -> &mut Leg {
         match way {
             Way::First => &mut self.first,
             Way::Second => &mut self.second,
         }
-    }
-
-    fn take(&mut self, way: Way, uplink: u8, pool: &mut Pool) -> Result<Option<Taken>, PoolError> {
-        if *self.leg(way) != Leg::Waiting {
-            return Ok(None);
-        }
-        if self.sent_by().any(|by| by == usize::from(uplink)) {
-            *self.leg(way) = Leg::None;
-            return Ok(None);
-        }
-        let taken = self.request.taken(self.request.body.share(pool)?);
-        *self.leg(way) = Leg::Sent(uplink);
-        Ok(Some(taken))
     }
 }

@@ -1,13 +1,13 @@
 //! How requests get out: by a link for each destination, as its credit allows, the urgent ones first.
 
-use super::records::{Taken, Way};
+use super::records::{Course, Way};
 use super::{Calls, RETRY_TIMER, TargetLink};
 use crate::connection::{LinkRoom, SendError};
 use crate::driver::{ConnectionId, Core};
 use crate::message::Message;
-use crate::pool::PoolError;
+use crate::pool::{Body, PoolError};
 use crate::proto::control::{Address as LinkAddress, LinkRole};
-use crate::proto::record::MessageKind;
+use crate::proto::record::{MessageHead, MessageKind};
 use crate::proto::text::Name;
 use crate::proto::{CorrelationId, Lane, LinkId, MessageNumber};
 use crate::rpc::error::CallError;
@@ -122,31 +122,33 @@ impl Calls {
 
     fn send_front(&mut self, core: &mut Core, route: Route, correlation: Correlation) -> Next {
         let (way, uplink) = (route.way, route.uplink as u8);
-        let mut taken = match self.records.take_request(correlation, way, uplink, core.pool()) {
-            Ok(Some(taken)) => taken,
+        let mut message = Message::new(MessageKind::Request, Body::new());
+        let taken = self.records.take_request(correlation, way, uplink, core.pool(), &mut message.body);
+        let course = match taken {
+            Ok(Some(course)) => course,
             Ok(None) => return Next::Same,
             Err(_) => {
                 self.retry_soon(core);
                 return Next::Lane;
             }
         };
-        let left = taken.deadline.since(core.now());
+        let left = course.deadline.since(core.now());
         if left.is_zero() {
-            self.records.put_back(correlation, way, route.target, taken);
+            self.records.put_back(correlation, way, message.body);
             self.expired(core, correlation);
             return Next::Ended;
         }
-        let message = self.message(route.link, correlation, &mut taken, left);
-        let (error, message) = match core.send(route.connection, message) {
+        self.address(&mut message.head, route.link, correlation, &course, left);
+        match core.send(route.connection, message) {
             Ok(()) => {
                 self.uplinks.put_in_flight(route.uplink);
-                return Next::Same;
+                Next::Same
             }
-            Err(refused) => refused,
-        };
-        taken.body = message.body;
-        self.records.put_back(correlation, way, route.target, taken);
-        self.not_sent(core, route, correlation, &error)
+            Err((error, message)) => {
+                self.records.put_back(correlation, way, message.body);
+                self.not_sent(core, route, correlation, &error)
+            }
+        }
     }
 
     fn not_sent(
@@ -179,22 +181,26 @@ impl Calls {
         }
     }
 
-    fn message(&self, link: LinkId, correlation: Correlation, taken: &mut Taken, left: Duration) -> Message {
+    fn address(
+        &self,
+        head: &mut MessageHead,
+        link: LinkId,
+        correlation: Correlation,
+        course: &Course,
+        left: Duration,
+    ) {
         let process = self.destination.process();
-        let mut message = Message::new(MessageKind::Request, std::mem::take(&mut taken.body));
-        let head = &mut message.head;
-        head.lane = taken.options.class.lane();
+        head.lane = course.options.class.lane();
         head.link = Some(link);
         head.origin = process.origin;
         // No two calls of a process share a correlation, and all copies of one call do: just what this number is for.
         head.message_number = MessageNumber(correlation.pack());
         head.correlation_id = CorrelationId(correlation.pack());
         head.incarnation = process.incarnation;
-        head.attempt = taken.attempt;
-        head.copies = taken.options.may_repeat();
+        head.attempt = course.attempt;
+        head.copies = course.options.may_repeat();
         head.reply_address = Some(self.destination.address());
         // The longest timeout is one that fits. Rounded up: what is left is more than nothing.
         head.deadline_us = u32::try_from(left.as_nanos().div_ceil(1000)).ok();
-        message
     }
 }

@@ -153,6 +153,8 @@ where
     }
 
     /// A copy of a request that was handled: it is answered as the first one was, if that answer is still kept.
+    #[cold]
+    #[inline(never)]
     fn duplicate(
         &mut self,
         core: &mut Core,
@@ -178,6 +180,7 @@ where
     }
 
     /// Sends a reply, or lets it wait behind those that wait already.
+    #[inline]
     fn send(&mut self, core: &mut Core, connection: ConnectionId, answer: Answer) {
         let lane = answer.reply.head.lane;
         let peer = self.peer(connection);

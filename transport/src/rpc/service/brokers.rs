@@ -21,8 +21,8 @@ pub(super) const BROKERS_TIMER: usize = 1;
 /// The timer of the sessions that are being left.
 pub(super) const LEAVING_TIMER: usize = 2;
 
-/// A session whose link was ended is closed when no request has come for so long: the broker may have sent some before
-/// it heard of that, and nothing tells that there are no more.
+/// A session whose link was ended is closed when no request has come for so long: a broker that takes no settlements may
+/// have sent some before it heard of that, and nothing tells that there are no more. One that takes them has them still.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// What a service that connects knows of its brokers.

@@ -125,6 +125,16 @@ impl Brokers {
         self.peer(place).requests.remove(0)
     }
 
+    /// The next request at a broker that grants the link only when the session with the first one is interrupted.
+    pub(super) fn request_after_accepting(&mut self, place: usize) -> Message {
+        self.interrupt(0);
+        let (core, peer) = self.peers[place].as_mut().unwrap().parts();
+        let link = peer.ignored.remove(0).link;
+        core.accept_link(peer.connection.unwrap(), link, peer.room).unwrap();
+        peer.links.push(("echo".to_owned(), link));
+        self.request(place)
+    }
+
     pub(super) fn reply(&mut self, place: usize, request: &MessageHead, bytes: &[u8]) {
         let (core, peer) = self.peers[place].as_mut().unwrap().parts();
         let mut reply = Message::reply_to(request, core.pool().copy_body(bytes).unwrap());

@@ -28,7 +28,8 @@ fn the_first_broker_that_works_is_used_and_the_reply_address_is_the_same_by_all(
     assert_ne!(again.head.message_number, request.head.message_number);
     brokers.reply(2, &again.head, b"answer");
     brokers.outcome(&mut call).unwrap();
-    assert!(brokers.heard(1, "lost") && brokers.heard(2, "calls go here now"), "{:?}", brokers.events());
+    let is_told = brokers.heard(1, "lost") || brokers.heard(1, "interrupted");
+    assert!(is_told && brokers.heard(2, "calls go here now"), "{:?}", brokers.events());
     assert_eq!(brokers.client.call_stats().failovers, 1);
 }
 

@@ -128,6 +128,25 @@ fn a_second_copy_that_waits_takes_the_place_of_a_first_one_that_was_lost() {
     brokers.outcome(&mut call).unwrap();
 }
 
+/// The same when the first one's session may still come back: the copies change places, and either may be answered.
+#[test]
+fn a_second_copy_that_waits_goes_by_the_broker_that_is_left_while_the_other_is_interrupted() {
+    for answers in [0, 1] {
+        let config = ClientConfig { standby: true, failover_after: LIMIT, ..quick() };
+        let mut brokers = Brokers::new(2, &[0, 1], config);
+        brokers.until("both are there", |brokers| {
+            (0..2).all(|place| brokers.heard(place, "the link of replies"))
+        });
+        brokers.peer(1).producers = Answer::Ignore;
+        let mut call = brokers.start(b"x", GOLD);
+        let heads = [brokers.request(0).head, brokers.request_after_accepting(1).head];
+        brokers.reply(answers, &heads[answers], b"");
+        brokers.outcome(&mut call).unwrap();
+        let stats = brokers.client.call_stats();
+        assert_eq!((stats.replies, stats.races, stats.outcome_unknown), (1, 1, 0));
+    }
+}
+
 #[test]
 fn refused_by_one_the_other_counts_and_refused_by_both_it_is_refused() {
     for refuses in [0, 1] {

@@ -39,6 +39,8 @@ pub(super) struct Peer {
     pub(super) replies: Option<LinkId>,
     pub(super) requests: Vec<Message>,
     pub(super) closed: Option<CloseReason>,
+    /// Requests for links that were not answered.
+    pub(super) ignored: Vec<AttachRequest>,
 }
 
 impl Default for Peer {
@@ -52,6 +54,7 @@ impl Default for Peer {
             replies: None,
             requests: Vec::new(),
             closed: None,
+            ignored: Vec::new(),
         }
     }
 }
@@ -67,7 +70,7 @@ impl Handler for Peer {
             Target::Reply(_) => self.consumers,
         };
         match answer {
-            Answer::Ignore => {}
+            Answer::Ignore => self.ignored.push(request),
             Answer::Refuse(text) => {
                 core.refuse_link(connection, request.link, DetachCode::NotAllowed, text).unwrap();
             }
@@ -91,8 +94,11 @@ impl Handler for Peer {
 
     fn writable(&mut self, _: &mut Core, _: ConnectionId, _: LinkId) {}
 
-    fn closed(&mut self, _: &mut Core, _: ConnectionId, reason: &CloseReason) {
-        self.closed = Some(reason.clone());
+    fn closed(&mut self, _: &mut Core, connection: ConnectionId, reason: &CloseReason) {
+        // Not one that never came up, such as an attempt to resume a session that it does not know.
+        if self.connection == Some(connection) {
+            self.closed = Some(reason.clone());
+        }
     }
 }
 

@@ -56,6 +56,14 @@ impl ChildProcess {
         self.child.id()
     }
 
+    /// Kills it with SIGKILL and does not wait until it is gone.
+    ///
+    /// # Errors
+    /// It was waited for before.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()
+    }
+
     /// Role and process id, as [`crate::subject::Subject::processes`] wants them.
     #[must_use]
     pub fn identity(&self) -> (Role, Pid) {

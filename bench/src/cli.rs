@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::counts::CountsOptions;
+use crate::failover::FailoverOptions;
 use crate::floor::Waiting;
 use crate::floor::relay::RelayOptions;
 use crate::floor::service::ServiceOptions;
@@ -32,6 +33,8 @@ pub enum Command {
     Roundtrip(Box<RoundtripOptions>),
     /// Make round trips on one thread, to be counted rather than timed (see ci/counts).
     Counts(CountsOptions),
+    /// Measure how long calls take to go on when a broker dies, a connection is cut, or a session changes wires.
+    Failover(FailoverOptions),
     /// Answer each request with its own body, behind a broker or listening itself (for roundtrip --connect).
     Service(EchoOptions),
     /// Run the floor's relay (started by roundtrip --floor; by hand for --floor-connect).

@@ -22,6 +22,7 @@
 //! | [`child`], [`placement`], [`cpu_time`] | processes: started, pinned, accounted for, never left behind |
 //! | [`roundtrip`], [`statistics`] | the run: rounds in seeded order, medians, paired bootstrap intervals |
 //! | [`counts`] | round trips on one thread, to be counted rather than timed |
+//! | [`failover`] | how long calls take to go on when something breaks |
 //! | [`report`], [`host`] | table, JSON and chart, and the machine they were taken on |
 
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ pub mod cli;
 pub mod counts;
 pub mod cpu_time;
 pub mod error;
+pub mod failover;
 pub mod floor;
 pub mod host;
 pub mod payload;

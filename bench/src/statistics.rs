@@ -94,6 +94,12 @@ impl SplitMix64 {
     }
 }
 
+/// The nearest rank of a quantile in a sorted sample; `None` if it is empty.
+#[must_use]
+pub fn percentile(sorted: &[f64], quantile: f64) -> Option<f64> {
+    if sorted.is_empty() { None } else { Some(sorted[percentile_index(sorted.len(), quantile)]) }
+}
+
 /// Nearest-rank index of a quantile in a sorted sample of `count`, which is not empty.
 fn percentile_index(count: usize, quantile: f64) -> usize {
     let rank = (quantile * count as f64).ceil() as usize;

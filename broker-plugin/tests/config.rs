@@ -1,6 +1,8 @@
 //! What a configuration may be, and what is said about one that cannot work.
 
 use std::path::Path;
+use underlay::connection::ConnectionConfig;
+use underlay::session::SessionConfig;
 use underlay_broker::Config;
 use underlay_broker::config::{
     Allowed, BindingSettings, ExchangeSettings, ExchangeType, LimitSettings, ListenerSettings, OPTIONS,
@@ -289,4 +291,17 @@ fn the_pools_budget_is_the_sum_of_its_terms_unless_it_is_given() {
     assert_eq!(PoolBudget::of(&given).bytes_max(), 8 << 20);
     assert_eq!(PoolBudget::of(&given).shortfall(), Some(8 << 20));
     assert!(PoolBudget::of(&given).to_string().contains("8.0 MiB  is what pool_bytes_max allows"));
+}
+
+#[test]
+fn what_is_said_of_sessions_is_what_its_driver_does() {
+    let text = "session_expiry_max_ms = 700\nsession_resumes_max = 3\nacknowledgement_delay_ms = 9";
+    let config = parse(&format!("{LEAST}[limits]\n{text}\n")).unwrap().driver_config();
+    assert_eq!(config.session.expiry.as_millis(), 700);
+    assert_eq!(config.session.resumes_max, 3);
+    assert_eq!(config.connection.acknowledgement_delay.as_millis(), 9);
+    let default = parse(LEAST).unwrap().driver_config();
+    assert_eq!(default.session.expiry.as_millis(), 60_000, "the client's own wish holds below it");
+    assert_eq!(default.connection.acknowledgement_delay, ConnectionConfig::default().acknowledgement_delay);
+    assert_eq!(default.session.resumes_max, SessionConfig::default().resumes_max);
 }

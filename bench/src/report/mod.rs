@@ -47,6 +47,6 @@ pub fn write_files(plan: &Plan, document: &json::Document) -> Result<(), BenchEr
     Ok(())
 }
 
-fn unwritable(file: &Path, reason: impl ToString) -> BenchError {
+pub(crate) fn unwritable(file: &Path, reason: impl ToString) -> BenchError {
     BenchError::Report { file: file.to_owned(), reason: reason.to_string() }
 }

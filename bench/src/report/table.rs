@@ -32,7 +32,8 @@ macro_rules! line {
     ($text:expr, $($arguments:tt)*) => {{ let _ = writeln!($text, $($arguments)*); }};
 }
 
-fn host(text: &mut String, host: &Host) {
+/// What is known of the machine and the build, in lines.
+pub(crate) fn host(text: &mut String, host: &Host) {
     let commit = host.commit.as_deref().unwrap_or("unknown");
     line!(text, "{}, {} of {} cores, Linux {}", host.cpu_model, host.cores_allowed, host.cores, host.kernel);
     line!(

@@ -4,6 +4,7 @@
 //! service, and the broker as the program that users run. For each engine and each way of polling the
 //! client's driver there is a system of its own, so that they can be compared in one run.
 
+pub(crate) mod broker;
 mod client;
 pub mod service;
 mod subject;
@@ -92,4 +93,9 @@ pub(crate) fn failed(
     system: &str,
 ) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> BenchError + use<'_> {
     move |source| BenchError::Subject { system: system.to_owned(), source }
+}
+
+/// A process said another line than the one that it is to say first.
+pub(crate) fn unexpected(system: &str, line: &str) -> BenchError {
+    failed(system)(format!("it said {line:?}, not where it listens").into())
 }

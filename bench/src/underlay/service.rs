@@ -15,9 +15,15 @@ use crate::plan::Wait;
 /// Options of `service`.
 #[derive(Debug, Clone, Args)]
 pub struct EchoOptions {
-    /// Broker to connect to.
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "listen", conflicts_with = "listen")]
-    pub connect: Option<String>,
+    /// Brokers to connect to, best first, with commas between them: it is attached to the first two that work.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        required_unless_present = "listen",
+        conflicts_with = "listen"
+    )]
+    pub connect: Vec<String>,
     /// Address to listen at, without a broker; port 0 takes any free one.
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
@@ -47,6 +53,28 @@ pub enum ServiceEngine {
     Epoll,
 }
 
+impl ServiceEngine {
+    /// The name, as typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+/// As a broker's configuration has it.
+impl From<ServiceEngine> for underlay_broker::config::Engine {
+    fn from(engine: ServiceEngine) -> Self {
+        match engine {
+            ServiceEngine::Auto => Self::Auto,
+            ServiceEngine::IoUring => Self::IoUring,
+            ServiceEngine::Epoll => Self::Epoll,
+        }
+    }
+}
+
 impl From<ServiceEngine> for EngineChoice {
     fn from(engine: ServiceEngine) -> Self {
         match engine {
@@ -57,11 +85,11 @@ impl From<ServiceEngine> for EngineChoice {
     }
 }
 
-/// Answers until the connection to the broker ends; for ever if it listens itself. Says on standard output,
+/// Answers for ever. Says on standard output,
 /// in one line, when it is ready and where: `ready HOST:PORT`.
 ///
 /// # Errors
-/// It cannot connect or listen, or the connection ended.
+/// It cannot connect or listen, or no broker will have it.
 pub fn run(options: &EchoOptions) -> Result<(), BenchError> {
     if options.exit_with_stdin {
         exit_when_orphaned()?;
@@ -69,13 +97,12 @@ pub fn run(options: &EchoOptions) -> Result<(), BenchError> {
     let config =
         ServiceConfig { driver: driver_config(options.engine, options.wait), ..ServiceConfig::default() };
     let echo = |request: &mut underlay::rpc::Request<'_>| Ok(request.take_body());
-    let opened = match (&options.connect, &options.listen) {
-        (Some(broker), _) => {
-            let address = Address::tcp(broker.as_str());
-            Service::connect(&address, &options.destination, config, echo).map(|service| (service, address))
-        }
-        (None, listen) => {
-            let address = Address::tcp(listen.as_deref().unwrap_or("127.0.0.1:0"));
+    let brokers: Vec<Address> = options.connect.iter().map(Address::tcp).collect();
+    let opened = match brokers.first() {
+        Some(first) => Service::connect_any(&brokers, &options.destination, config, echo)
+            .map(|service| (service, first.clone())),
+        None => {
+            let address = Address::tcp(options.listen.as_deref().unwrap_or("127.0.0.1:0"));
             Service::listen(&address, &options.destination, config, echo)
         }
     };

@@ -179,9 +179,13 @@ fn variant_name(variant: &impl fmt::Debug) -> String {
     text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
 }
 
+/// What [`CloseReason::Expired`] is called among the reasons.
+const SESSION_EXPIRED: &str = "expired";
+
 /// Everything that is counted, one figure a line.
 pub(crate) fn report(driver: &DriverStats, broker: &BrokerStats) -> String {
-    let (packing, pool, wait) = (&driver.packing, &driver.pool, &driver.wait);
+    let (packing, pool, wait, sessions) = (&driver.packing, &driver.pool, &driver.wait, &driver.sessions);
+    let expired = driver.closed.get(SESSION_EXPIRED).copied().unwrap_or_default();
     let mut lines = String::new();
     let figures = [
         ("driver.connections", driver.connections),
@@ -192,6 +196,11 @@ pub(crate) fn report(driver: &DriverStats, broker: &BrokerStats) -> String {
         ("driver.pool_stalls", driver.pool_stalls),
         ("driver.accepts_failed", driver.accepts_failed),
         ("driver.turns", driver.turns),
+        ("sessions.interrupted", sessions.interrupted),
+        ("sessions.resumed", sessions.resumed),
+        ("sessions.moved", sessions.moved),
+        ("sessions.duplicates", sessions.duplicates),
+        ("sessions.expired", expired),
         ("packing.frames", packing.frames),
         ("packing.frame_bytes", packing.frame_bytes),
         ("packing.packed_frames", packing.packed_frames),

@@ -96,7 +96,7 @@ impl Config {
                 ..TcpConfig::default()
             },
             connection: self.connection_config(),
-            session: SessionConfig::default(),
+            session: self.session_config(),
             wait: WaitConfig {
                 mode: broker.wait.into(),
                 spin_us_max: broker.spin_us_max as u32,
@@ -114,10 +114,21 @@ impl Config {
             frame_timeout: Duration::from_millis(limits.frame_timeout_ms),
             bulk_timeout: Duration::from_millis(limits.bulk_timeout_ms),
             send_timeout: Duration::from_millis(limits.send_timeout_ms),
-            acknowledgement_delay: ConnectionConfig::default().acknowledgement_delay,
+            acknowledgement_delay: Duration::from_millis(limits.acknowledgement_delay_ms),
             close_timeout: Duration::from_millis(limits.close_timeout_ms),
             send_queue_messages_max: limits.send_queue_messages_max as usize,
             send_queue_bytes_max: limits.send_queue_bytes_max,
+        }
+    }
+
+    /// A broker is connected to, and so never connects again by itself: the pace of that has no options here.
+    fn session_config(&self) -> SessionConfig {
+        let limits = &self.settings.limits;
+        SessionConfig {
+            expiry: Duration::from_millis(limits.session_expiry_max_ms),
+            // The number fits once the settings were checked.
+            resumes_max: limits.session_resumes_max as u32,
+            ..SessionConfig::default()
         }
     }
 }

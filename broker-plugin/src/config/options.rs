@@ -57,6 +57,8 @@ pub(super) fn keys(section: &str) -> impl Iterator<Item = &'static str> {
 }
 
 const DAY_MS: u64 = 86_400_000;
+/// A peer keeps what is not acknowledged, and is pushed back when that is too much.
+const ACKNOWLEDGEMENT_DELAY_MS_MAX: u64 = 10_000;
 /// More than any machine has, and far below where sums would overflow.
 const BYTES_MAX: u64 = 1 << 50;
 const MESSAGES_MAX: u64 = 1 << 32;
@@ -141,6 +143,9 @@ pub const OPTIONS: &[OptionRule] = &[
     number("limits", "bulk_timeout_ms", "milliseconds", 1, DAY_MS),
     number("limits", "send_timeout_ms", "milliseconds", 1, DAY_MS),
     number("limits", "close_timeout_ms", "milliseconds", 1, DAY_MS),
+    number("limits", "acknowledgement_delay_ms", "milliseconds", 0, ACKNOWLEDGEMENT_DELAY_MS_MAX),
+    number("limits", "session_expiry_max_ms", "milliseconds", 0, DAY_MS),
+    number("limits", "session_resumes_max", "resumptions", 1, 1_000_000),
     number("limits", "send_queue_messages_max", "messages", 1, MESSAGES_MAX),
     number("limits", "send_queue_bytes_max", "bytes", 1, BYTES_MAX),
     number("limits", "congestion_messages", "messages", 2, MESSAGES_MAX),

@@ -285,6 +285,16 @@ pub struct LimitSettings {
     pub send_timeout_ms: u64,
     /// Milliseconds that a peer has to take a close. Default 1,000.
     pub close_timeout_ms: u64,
+    /// Milliseconds after which what a peer has sent is acknowledged, if nothing is sent to it before. Default 50. Until
+    /// then the peer keeps it to send it again; less costs a frame more often.
+    pub acknowledgement_delay_ms: u64,
+    /// The longest that a session lives without a connection, in milliseconds; the client's own wish holds if it is
+    /// shorter. Default 60,000. Meanwhile it counts as a connection, and keeps its links, what waits for it and what it
+    /// has not settled. With 0, sessions end with their connections.
+    pub session_expiry_max_ms: u64,
+    /// How often in a row a session is resumed by a peer that takes nothing of what waits for it; once more, and it is
+    /// given up. Default 16. Each costs a handshake and what is sent again.
+    pub session_resumes_max: u64,
     /// Messages that may wait to be sent on one connection. Default 65,536. Replies may use all of it; deliveries
     /// from queues stop at `congestion_messages`.
     pub send_queue_messages_max: u64,
@@ -333,6 +343,9 @@ impl Default for LimitSettings {
             bulk_timeout_ms: 60_000,
             send_timeout_ms: 10_000,
             close_timeout_ms: 1_000,
+            acknowledgement_delay_ms: 50,
+            session_expiry_max_ms: 60_000,
+            session_resumes_max: 16,
             send_queue_messages_max: 65_536,
             send_queue_bytes_max: 64 << 20,
             congestion_messages: 8_192,

@@ -62,6 +62,11 @@ impl Process {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn close_stdin(&mut self) {
         drop(self.child.stdin.take());
     }

@@ -9,7 +9,7 @@ use crate::proto::control::{Control, Detach, DetachCode};
 use crate::proto::credit::{CreditLimit, ReceiveWindow, SendWindow};
 use crate::proto::frame::FrameHeader;
 use crate::proto::handshake::Negotiated;
-use crate::proto::serial::{FrameOrder, LaneOrder};
+use crate::proto::serial::{FrameOrder, LaneOrder, Received};
 use crate::proto::text::ReasonText;
 use crate::proto::{CHUNKS_IN_FLIGHT_MAX, LinkId, Parameters, PeerMisbehaved, Stream};
 use crate::time::Timestamp;
@@ -87,7 +87,8 @@ impl Open {
 
 /// What goes out.
 impl Open {
-    /// Appends everything that may leave. Only what `is_current`, the newest of its session, sends the streams.
+    /// Appends everything that may leave. Only what `is_current`, the newest of its session, sends the streams, and
+    /// acknowledges: what it says is not lost with a connection that is about to go, and never ahead of a hello.
     pub(super) fn fill(
         &mut self,
         streams: &mut Streams,
@@ -100,7 +101,11 @@ impl Open {
         if sends_streams {
             streams.push_due();
         }
+        let owes_acknowledgement = self.owes_acknowledgement(streams, is_current);
+        let owes_announcement = self.owes_announcement(streams, is_current);
         let Streams { outbox, received, .. } = streams;
+        let mut nothing = Received::default();
+        let received = if is_current { received } else { &mut nothing };
         let mut announcement = Announcement {
             frame_limit: self.frames.next_grant(),
             chunk_limit: self.chunks.next_grant(),
@@ -112,15 +117,15 @@ impl Open {
         }
         // The limits count as granted only once such a frame is packed.
         let is_first = gather.len() == before;
-        let mut says_more = (is_first && self.owes_announcement())
-            || (self.owes_acknowledgement && announcement.received.has_news());
+        let mut says_more = (is_first && owes_announcement)
+            || (owes_acknowledgement && announcement.received.has_news());
         if is_first && says_more {
             self.use_last_frame();
         }
         // One frame says it of one stream.
         while says_more && filled.is_ok() {
             let packed = outbox.fill_keep_alive(&mut self.windows, &mut announcement, pool, gather);
-            says_more = packed == Ok(true) && self.owes_acknowledgement && announcement.received.has_news();
+            says_more = packed == Ok(true) && owes_acknowledgement && announcement.received.has_news();
             filled = packed.map(drop);
         }
         if filled.is_ok()
@@ -137,8 +142,10 @@ impl Open {
             self.frames.grant();
             self.chunks.grant();
             (self.owes_keep_alive, self.owes_chunks) = (false, false);
-            self.owes_acknowledgement &= streams.received.has_news();
-            streams.told();
+            if is_current {
+                self.owes_acknowledgement &= streams.received.has_news();
+                streams.told();
+            }
         }
         filled
     }
@@ -159,7 +166,7 @@ impl Open {
                         || streams.outbox.waiting_control() > 0
                         || streams.links.has_due()
                         || streams.links.has_settlements()))
-                    || self.owes_announcement()
+                    || self.owes_announcement(streams, is_current)
             }
         }
     }
@@ -197,8 +204,16 @@ impl Open {
         self.close.as_ref().is_some_and(|record| !record.is_empty())
     }
 
-    fn owes_announcement(&self) -> bool {
-        self.owes_keep_alive || self.owes_acknowledgement || self.owes_chunks || self.frames.due()
+    fn owes_announcement(&self, streams: &Streams, is_current: bool) -> bool {
+        self.owes_keep_alive
+            || self.owes_chunks
+            || self.frames.due()
+            || self.owes_acknowledgement(streams, is_current)
+    }
+
+    /// Whether the peer is to be told now of what has arrived, whichever connection of the session has brought it.
+    fn owes_acknowledgement(&self, streams: &Streams, is_current: bool) -> bool {
+        is_current && (self.owes_acknowledgement || streams.has_much_untold())
     }
 }
 
@@ -247,7 +262,6 @@ impl Open {
                         self.receive_chunk(0)?;
                     }
                     self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
-                    self.owes_acknowledgement |= streams.has_much_untold();
                     if streams.take(&mut message, now)? {
                         return Ok(Some(message));
                     }
@@ -292,13 +306,11 @@ impl Open {
         }
         let number = self.next_control;
         self.next_control += 1;
-        match control {
-            Some(control) if streams.take_control(number, now) => streams.handle_control(&control, events),
-            Some(_) => Ok(()),
-            None => {
-                streams.take_control(number, now);
-                Ok(())
-            }
+        let is_news = streams.take_control(number, self.inbox.control_record().len(), now);
+        match control.filter(|_| is_news) {
+            Some(control) => streams.handle_control(&control, events),
+            // Held already, or not understood and not needed.
+            None => Ok(()),
         }
     }
 }

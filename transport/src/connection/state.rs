@@ -21,6 +21,10 @@ use std::collections::VecDeque;
 /// answered at a time.
 const CONTROL_BYTES_WAITING_MAX: usize = 1 << 20;
 
+/// The most bytes of control records that the peer may leave unacknowledged. An honest one acknowledges at once what is
+/// beyond 1 MiB; the rest is what may be on its way meanwhile.
+const CONTROL_BYTES_KEPT_MAX: usize = 8 << 20;
+
 /// One end of a connection, from the first byte of its hello to its end.
 ///
 /// What it sends and where it puts what it receives are the [`Streams`] of its session, which whoever drives it passes
@@ -217,15 +221,11 @@ impl Connection {
             self.times.note_bulk(open.inbox.has_unfinished(), open.chunks_received(), now);
             match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
-                // Only a peer that asks and asks without taking the answers comes here.
-                Ok(None) if streams.outbox.waiting_control_bytes() > CONTROL_BYTES_WAITING_MAX => {
-                    let control_bytes = streams.outbox.waiting_control_bytes();
-                    let text = format!(
-                        "{control_bytes} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"
-                    );
-                    self.end(CloseReason::ResourceLimit(text), now);
+                Ok(None) => {
+                    if let Some(text) = control_past_limit(streams) {
+                        self.end(CloseReason::ResourceLimit(text), now);
+                    }
                 }
-                Ok(None) => {}
                 Err(InboxError::Peer(violation)) => self.end(violation.into(), now),
                 // No waiting would help.
                 Err(InboxError::Pool(
@@ -288,7 +288,7 @@ impl Connection {
                 let (is_starved, limit) = open.waits_for_chunks(streams, is_current);
                 self.times.note_chunks(is_starved, limit, now);
                 if filled.is_ok() && self.stages_close(streams, is_current, now) {
-                    filled = self.fill_close(streams, pool, gather);
+                    filled = self.fill_close(streams, is_current, pool, gather);
                 }
                 filled
             }
@@ -349,11 +349,12 @@ impl Connection {
     fn fill_close(
         &mut self,
         streams: &mut Streams,
+        is_current: bool,
         pool: &mut Pool,
         gather: &mut GatherList,
     ) -> Result<(), PoolError> {
         match &mut self.phase {
-            Phase::Open(open) => open.fill(streams, false, pool, gather),
+            Phase::Open(open) => open.fill(streams, is_current, pool, gather),
             Phase::Greeting(_) | Phase::Proposed(..) => Ok(()),
         }
     }
@@ -531,6 +532,17 @@ impl Connection {
     pub(crate) fn has_received_frame(&self) -> bool {
         matches!(&self.phase, Phase::Open(open) if open.has_received())
     }
+}
+
+/// What to tell a peer that asks and asks without taking the answers, or without ever acknowledging them.
+fn control_past_limit(streams: &Streams) -> Option<String> {
+    let (waiting, kept) = streams.outbox.control_bytes();
+    if waiting > CONTROL_BYTES_WAITING_MAX {
+        return Some(format!("{waiting} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"));
+    }
+    (kept > CONTROL_BYTES_KEPT_MAX).then(|| {
+        format!("the peer has not acknowledged {kept} bytes of control records ({CONTROL_BYTES_KEPT_MAX})")
+    })
 }
 
 fn local_end(parameters: &Parameters, identity: &Identity, packet_bytes: u32) -> LocalEnd {

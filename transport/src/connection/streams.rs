@@ -27,8 +27,8 @@ pub(crate) struct Streams {
     /// may begin once more on another connection.
     begun: [u64; LANES],
     owes_acknowledgements: bool,
-    /// What has arrived and was not acknowledged: since when, and how much.
-    untold_since: Option<Timestamp>,
+    /// By stream, since when something has arrived that was not acknowledged; and how much of all of them.
+    untold_since: [Timestamp; STREAMS],
     untold_bytes: u64,
     /// Records that arrived and were held already.
     pub(crate) duplicates: u64,
@@ -56,7 +56,7 @@ impl Streams {
             received: Received::default(),
             parameters,
             begun: [0; LANES],
-            untold_since: None,
+            untold_since: [Timestamp::NEVER; STREAMS],
             untold_bytes: 0,
             duplicates: 0,
         }
@@ -76,11 +76,15 @@ impl Streams {
         parameters: &Parameters,
         send_from: &[u64; STREAMS],
         receive_from: &[u64; STREAMS],
+        now: Timestamp,
     ) -> Result<(), PeerMisbehaved> {
         self.check_resume(parameters, send_from)?;
         self.outbox.resume(PackingRules::new(parameters), send_from);
         self.received.told(*receive_from);
-        (self.untold_since, self.untold_bytes) = (None, 0);
+        // The connection before may have brought more since the hello was written.
+        let since = |stream| if self.received.is_told(stream) { Timestamp::NEVER } else { now };
+        self.untold_since = Stream::ALL.map(since);
+        self.untold_bytes = 0;
         Ok(())
     }
 
@@ -192,12 +196,12 @@ impl Streams {
     }
 
     /// A control record is here that has this number; false if it was held already.
-    pub(super) fn take_control(&mut self, number: u64, now: Timestamp) -> bool {
+    pub(super) fn take_control(&mut self, number: u64, bytes: usize, now: Timestamp) -> bool {
         if number < self.received.next(Stream::Control) {
             self.duplicates += 1;
             return false;
         }
-        self.take_from(Stream::Control, 0, now);
+        self.take_from(Stream::Control, bytes as u64, now);
         true
     }
 
@@ -206,9 +210,8 @@ impl Streams {
         self.received.take(stream);
         if self.owes_acknowledgements {
             self.untold_bytes += bytes;
-            if self.untold_since.is_none() {
-                self.untold_since = Some(now);
-            }
+            let since = &mut self.untold_since[stream.index()];
+            *since = now.min(*since);
         }
     }
 }
@@ -218,16 +221,17 @@ impl Streams {
     /// When the peer is to be told of what has arrived, if nothing else is sent to it before.
     #[inline]
     pub(super) fn acknowledgement_due(&self, delay: Duration) -> Timestamp {
-        match self.untold_since {
-            None => Timestamp::NEVER,
-            Some(since) => since + delay,
+        // What is held back waits for no time.
+        if !self.owes_acknowledgements || !self.received.has_news() {
+            return Timestamp::NEVER;
         }
+        self.untold_since.into_iter().fold(Timestamp::NEVER, Timestamp::min) + delay
     }
 
     /// Whether so much has arrived that the peer is to be told at once.
     #[inline]
     pub(super) fn has_much_untold(&self) -> bool {
-        self.untold_bytes >= UNTOLD_BYTES_MAX
+        self.untold_bytes >= UNTOLD_BYTES_MAX && self.received.has_news()
     }
 
     /// Frames were packed, each with an acknowledgement.
@@ -236,8 +240,16 @@ impl Streams {
         if sabotage::strikes(Bug::SkipAcknowledgement) {
             self.received.told(self.received.positions());
         }
-        if !self.received.has_news() {
-            (self.untold_since, self.untold_bytes) = (None, 0);
+        let mut is_all = true;
+        for stream in Stream::ALL {
+            if self.received.is_told(stream) {
+                self.untold_since[stream.index()] = Timestamp::NEVER;
+            } else {
+                is_all = false;
+            }
+        }
+        if is_all {
+            self.untold_bytes = 0;
         }
     }
 }

@@ -69,6 +69,8 @@ impl FrameOrder {
 pub struct Received {
     next: [u64; STREAMS],
     told: [u64; STREAMS],
+    /// The peer is to be told of nothing beyond this for now.
+    held_back: Option<[u64; STREAMS]>,
     /// The stream that was told last.
     turn: usize,
 }
@@ -85,7 +87,7 @@ pub enum Arrival {
 impl Received {
     /// Holds each stream up to these positions, of which the peer was told nothing.
     pub const fn holding(positions: [u64; STREAMS]) -> Self {
-        Self { next: positions, told: [0; STREAMS], turn: 0 }
+        Self { next: positions, told: [0; STREAMS], held_back: None, turn: 0 }
     }
 
     /// By stream, the number of the next record: what this end says when it resumes.
@@ -119,26 +121,53 @@ impl Received {
         self.next[stream.index()] += 1;
     }
 
-    /// Whether the peer was not told of all that is held.
+    /// Whether the peer may be told of more than it was.
     #[inline]
     pub fn has_news(&self) -> bool {
-        self.next != self.told
+        *self.tellable() != self.told
+    }
+
+    /// Whether the peer was told of all that is held of a stream.
+    #[inline]
+    pub const fn is_told(&self, stream: Stream) -> bool {
+        self.told[stream.index()] == self.next[stream.index()]
+    }
+
+    /// From now on the peer is told of nothing beyond what is held now, until [`Received::told`] or
+    /// [`Received::tell_all`].
+    ///
+    /// This end has just said in a hello from where it goes on. A peer that read of more on another connection before
+    /// that hello has dropped what the hello asks for.
+    pub const fn hold_back(&mut self) {
+        self.held_back = Some(self.next);
+    }
+
+    /// Nothing is held back any more.
+    pub const fn tell_all(&mut self) {
+        self.held_back = None;
+    }
+
+    #[inline]
+    fn tellable(&self) -> &[u64; STREAMS] {
+        self.held_back.as_ref().unwrap_or(&self.next)
     }
 
     /// What the next frame says: a stream, and up to where it is held. One with news, in turn, if there is any.
     #[inline]
     pub fn tell(&mut self) -> (Stream, u64) {
         let turns = (1..=STREAMS).map(|ahead| (self.turn + ahead) % STREAMS);
-        let with_news = turns.clone().find(|&index| self.next[index] != self.told[index]);
+        let tellable = *self.tellable();
+        let with_news = turns.clone().find(|&index| tellable[index] != self.told[index]);
         let index = with_news.unwrap_or((self.turn + 1) % STREAMS);
         self.turn = index;
-        self.told[index] = self.next[index];
-        (Stream::ALL[index], self.next[index])
+        self.told[index] = tellable[index];
+        (Stream::ALL[index], tellable[index])
     }
 
-    /// The peer was told these positions, in a hello.
+    /// The peer goes by these positions, which a hello told it. Nothing is held back any more.
     pub const fn told(&mut self, positions: [u64; STREAMS]) {
         self.told = positions;
+        self.held_back = None;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Backoff, SessionConfig};
 use crate::time::Timestamp;
+use std::time::Duration;
 
 /// The attempts of a session at another connection.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Reconnect {
     tries: usize,
     /// The attempt that is under way, and since when.
     attempt: Option<(usize, Timestamp)>,
+    /// Since when there has been a connection.
+    connected_at: Timestamp,
     /// When the connection has come to its age; when better addresses are tried again.
     age_due: Timestamp,
     return_due: Timestamp,
@@ -33,6 +36,7 @@ impl Reconnect {
             due: Timestamp::NEVER,
             tries: 0,
             attempt: None,
+            connected_at: Timestamp::ZERO,
             age_due: Timestamp::NEVER,
             return_due: Timestamp::NEVER,
         }
@@ -57,6 +61,9 @@ impl Reconnect {
         if is_best {
             self.current += 1;
             self.next += 1;
+            if let Some((address, _)) = &mut self.attempt {
+                *address += 1;
+            }
             self.return_due = now;
             return 0;
         }
@@ -73,8 +80,9 @@ impl Reconnect {
         if let Some((address, _)) = self.attempt.take() {
             self.current = address;
         }
-        self.backoff.reset();
+        self.connected_at = now;
         self.due = Timestamp::NEVER;
+        self.next = 0;
         self.age_due =
             config.connection_age.map_or(Timestamp::NEVER, |age| now + self.backoff.between(age / 2, age));
         let is_best = self.current == 0;
@@ -96,11 +104,18 @@ impl Reconnect {
     }
 
     /// The last connection was lost. The first attempt is at its address, but at the next one `if_silent`: one that has
-    /// fallen silent would let the attempt wait, too.
+    /// fallen silent would let the attempt wait, too. After a connection that was short the delays go on doubling, so
+    /// that a peer which accepts and lets go is not asked at full speed.
     pub(super) fn interrupted(&mut self, if_silent: bool, config: &SessionConfig, now: Timestamp) {
         self.next = if if_silent { (self.current + 1) % self.addresses.max(1) } else { self.current };
         self.tries = 0;
-        self.due = now + self.backoff.between(std::time::Duration::ZERO, config.reconnect_spread);
+        let mut delay = self.backoff.between(Duration::ZERO, config.reconnect_spread);
+        if now.since(self.connected_at) >= config.reconnect_max {
+            self.backoff.reset();
+        } else {
+            delay += self.backoff.next_delay();
+        }
+        self.due = now + delay;
     }
 
     /// When something is to be done, with a connection or without.
@@ -142,7 +157,7 @@ impl Reconnect {
         Some(address)
     }
 
-    fn between_half(&mut self, config: &SessionConfig) -> std::time::Duration {
+    fn between_half(&mut self, config: &SessionConfig) -> Duration {
         self.backoff.between(config.return_after / 2, config.return_after)
     }
 }

@@ -37,8 +37,8 @@ pub struct Session {
     terms: Option<Terms>,
     peer: Option<ProcessIdentity>,
     reconnect: Option<Reconnect>,
-    /// Closed here; what waits is sent first.
-    is_closing: bool,
+    /// Closed here, for this reason; what waits is sent first.
+    closing: Option<(CloseCode, String)>,
     progress: Progress,
     counts: SessionCounts,
 }
@@ -46,8 +46,11 @@ pub struct Session {
 #[derive(Debug)]
 struct Path {
     connection: Connection,
-    /// Its handshake is done.
+    /// Its handshake is done, and it is in use, or was.
     is_open: bool,
+    /// Of a server: the peer was told of the next token on it. The first frame that arrives on it is the sign that it
+    /// knows.
+    gave_token: bool,
     /// There is a newer one in its place, and this end closes it then.
     retired_at: Timestamp,
 }
@@ -114,7 +117,7 @@ impl Session {
     pub fn server(common: Arc<Common>, packet_bytes: u32, now: Timestamp) -> Result<Self, LocalFault> {
         let connection = Connection::server(common.connection.clone(), &common.identity, packet_bytes, now)?;
         let mut session = Self::new(common, None);
-        session.add_path(connection, now);
+        session.add_path(connection);
         Ok(session)
     }
 
@@ -130,7 +133,7 @@ impl Session {
             terms: None,
             peer: None,
             reconnect,
-            is_closing: false,
+            closing: None,
             progress: Progress::default(),
             counts: SessionCounts::default(),
         }
@@ -144,7 +147,7 @@ impl Session {
             State::Live => false,
             State::Opening | State::Ended => return None,
         };
-        if self.is_closing || self.terms.is_none() || self.candidate().is_some() {
+        if self.closing.is_some() || self.terms.is_none() || self.candidate().is_some() {
             return None;
         }
         self.reconnect.as_mut()?.poll(is_interrupted, &self.common.session, now)
@@ -154,7 +157,7 @@ impl Session {
     /// if it cannot now: it is not live, or is about to move already.
     pub fn begin_move(&mut self, address: usize, now: Timestamp) -> bool {
         let can = matches!(self.state, State::Live)
-            && !self.is_closing
+            && self.closing.is_none()
             && self.terms.is_some()
             && self.candidate().is_none();
         let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| can && !reconnect.is_trying())
@@ -175,7 +178,7 @@ impl Session {
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
     pub fn channel_open(&mut self, packet_bytes: u32, now: Timestamp) -> Result<Option<usize>, LocalFault> {
-        if matches!(self.state, State::Ended) || self.is_closing || !self.has_room() {
+        if matches!(self.state, State::Ended) || self.closing.is_some() || !self.make_room(now) {
             self.attempt_failed(now);
             return Ok(None);
         }
@@ -184,7 +187,7 @@ impl Session {
             config.handshake_timeout = config.handshake_timeout.min(self.common.session.attempt_timeout);
         }
         let connection = Connection::client(config, &self.common.identity, packet_bytes, terms, now)?;
-        Ok(self.add_path(connection, now))
+        Ok(self.add_path(connection))
     }
 
     /// The channel that was asked for did not come up, or was given up. Ends a session that never had another one.
@@ -196,24 +199,35 @@ impl Session {
         }
     }
 
-    /// Whether the attempt at a channel that is under way has lasted for too long.
+    /// Whether a channel that is coming up for it is to be given up: the attempt has lasted for too long, or nobody
+    /// waits for it any more.
     pub fn is_attempt_overdue(&self, now: Timestamp) -> bool {
-        let is_opening = matches!(self.state, State::Opening);
-        !is_opening && self.reconnect.as_ref().is_some_and(|it| it.is_overdue(&self.common.session, now))
+        match self.state {
+            State::Opening => false,
+            State::Live | State::Interrupted { .. } => {
+                self.reconnect.as_ref().is_some_and(|it| it.is_overdue(&self.common.session, now))
+            }
+            State::Ended => true,
+        }
     }
 
-    /// Puts a new connection in a free place. If there is none, those that were retired are ended, for the next attempt.
-    fn add_path(&mut self, connection: Connection, now: Timestamp) -> Option<usize> {
-        let Some(index) = self.paths.iter().position(Option::is_none) else {
-            for path in self.paths.iter_mut().flatten().filter(|path| path.retired_at != Timestamp::NEVER) {
-                path.connection.let_go_of_channel(now);
-            }
-            self.attempt_failed(now);
-            return None;
-        };
+    /// Puts a new connection in a free place, if there is one.
+    fn add_path(&mut self, connection: Connection) -> Option<usize> {
+        let index = self.paths.iter().position(Option::is_none)?;
         self.paths[index] = Some(Path::new(connection));
         self.path_count += 1;
         Some(index)
+    }
+
+    /// Whether there is room for another connection. If not, those that were retired are ended, for the next attempt.
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        let has_room = self.has_room();
+        if !has_room {
+            for path in self.paths.iter_mut().flatten().filter(|path| path.retired_at != Timestamp::NEVER) {
+                path.connection.let_go_of_channel(now);
+            }
+        }
+        has_room
     }
 
     /// Whether there is room for another connection.
@@ -299,7 +313,7 @@ impl Session {
         let is_peer = self
             .peer
             .is_some_and(|known| (known.process, known.incarnation) == (peer.process, peer.incarnation));
-        if matches!(self.state, State::Ended | State::Opening) || self.is_closing || !is_peer {
+        if matches!(self.state, State::Ended | State::Opening) || self.closing.is_some() || !is_peer {
             return Err(unknown());
         }
         let token = terms.shown(asked.proof).ok_or_else(unknown)?;
@@ -317,17 +331,17 @@ impl Session {
     }
 
     /// Goes on over the connection of a client whose proposal was checked; `next` is the token for the time after. Says
-    /// which path it is, unless there was no room.
+    /// which path it is, unless there was no room. The switch comes with the next [`Session::poll_event`].
     pub(crate) fn resume(
         &mut self,
         mut connection: Connection,
         shown: SessionToken,
         next: SessionToken,
-        now: Timestamp,
     ) -> Option<usize> {
         if let (Some(terms), Some(streams), Some(proposal)) =
-            (&mut self.terms, &self.streams, connection.proposal())
+            (&mut self.terms, &mut self.streams, connection.proposal())
         {
+            streams.received.hold_back();
             terms.epoch = proposal.client().body.session.epoch;
             terms.give(shown, next);
             let answer = SessionTerms {
@@ -340,7 +354,13 @@ impl Session {
             };
             connection.accept(answer);
         }
-        self.add_path(connection, now)
+        // Only what the newest hello gave counts from now on.
+        self.paths.iter_mut().flatten().for_each(|path| path.gave_token = false);
+        let index = self.add_path(connection)?;
+        if let Some(path) = &mut self.paths[index] {
+            path.gave_token = true;
+        }
+        Some(index)
     }
 
     /// Its name, if it outlives its connections.
@@ -406,8 +426,9 @@ impl Session {
     /// The path that sends, if there is no other one, and nothing is to be found out about it.
     #[inline]
     pub fn only_path(&self) -> Option<usize> {
-        let is_plain = self.path_count == 1 && !self.terms.as_ref().is_some_and(Terms::is_unconfirmed);
-        if is_plain { self.current } else { None }
+        let index = self.current.filter(|_| self.path_count == 1)?;
+        let has_spoken = self.paths[index].as_ref().is_some_and(|path| !path.gave_token);
+        has_spoken.then_some(index)
     }
 
     /// Looks at everything.
@@ -416,6 +437,13 @@ impl Session {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
+            }
+            // First a connection that has come up: that needs no buffers, and nothing may be sent on the one before.
+            if let Some(index) = self.candidate().filter(|&index| self.path_has_events(index)) {
+                match self.poll_path(index, now, pool)? {
+                    Polled::Event(event) => return Ok(Some(event)),
+                    Polled::Again | Polled::Nothing => continue,
+                }
             }
             match self.poll_paths(now, pool)? {
                 Polled::Event(event) => return Ok(Some(event)),
@@ -440,11 +468,11 @@ impl Session {
     fn poll_path(&mut self, index: usize, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
         let Some(path) = &mut self.paths[index] else { return Ok(Polled::Nothing) };
         let polled = path.connection.poll_event(self.streams.as_mut(), now, pool)?;
-        if let Some(terms) = self.terms.as_mut().filter(|terms| terms.is_unconfirmed())
-            && Some(index) == self.current
-            && path.connection.has_received_frame()
-        {
-            terms.confirm();
+        if path.gave_token && path.connection.has_received_frame() {
+            path.gave_token = false;
+            if let Some(terms) = &mut self.terms {
+                terms.confirm();
+            }
         }
         Ok(match polled {
             None => Polled::Nothing,
@@ -505,11 +533,16 @@ impl Session {
     /// Whether there are events for which nothing that arrived has to be looked at.
     #[inline]
     pub fn has_events(&self) -> bool {
-        let has_events = |path: &Path| path.connection.has_events();
-        if let Some(index) = self.only_path() {
-            return !self.events.is_empty() || self.paths[index].as_ref().is_some_and(has_events);
-        }
-        !self.events.is_empty() || self.paths.iter().flatten().any(has_events)
+        let mut paths = match self.only_path() {
+            Some(index) => index..index + 1,
+            None => 0..PATHS_MAX,
+        };
+        !self.events.is_empty() || paths.any(|index| self.path_has_events(index))
+    }
+
+    #[inline]
+    fn path_has_events(&self, index: usize) -> bool {
+        self.paths[index].as_ref().is_some_and(|path| path.connection.has_events())
     }
 
     /// The path that sends.
@@ -531,8 +564,8 @@ enum Polled {
 impl Session {
     /// The handshake of a path is done.
     fn opened(&mut self, index: usize, negotiated: Box<Negotiated>, now: Timestamp) {
-        if let Some(path) = &mut self.paths[index] {
-            path.is_open = true;
+        if matches!(self.state, State::Ended) {
+            return;
         }
         if self.streams.is_none() {
             return self.begin(index, negotiated, now);
@@ -541,7 +574,8 @@ impl Session {
             return self.fail_candidate(index, violation, now);
         }
         let Some(streams) = &mut self.streams else { return };
-        let resumed = streams.resume(&negotiated.parameters, &negotiated.send_from, &negotiated.receive_from);
+        let resumed = 
+            streams.resume(&negotiated.parameters, &negotiated.send_from, &negotiated.receive_from, now);
         if let Err(violation) = resumed {
             return self.fail_candidate(index, violation, now);
         }
@@ -564,12 +598,19 @@ impl Session {
         let may_settle = negotiated.capabilities.contains(Capabilities::SETTLEMENT);
         self.streams = Some(Streams::new(config, negotiated.parameters, is_client, outlives, may_settle));
         self.peer = Some(negotiated.peer);
-        self.current = Some(index);
+        self.use_path(index);
         self.state = State::Live;
         if let Some(reconnect) = &mut self.reconnect {
             reconnect.succeeded(&self.common.session, now);
         }
         self.events.push_back(ConnectionEvent::Opened(negotiated));
+    }
+
+    fn use_path(&mut self, index: usize) {
+        self.current = Some(index);
+        if let Some(path) = &mut self.paths[index] {
+            path.is_open = true;
+        }
     }
 
     /// Whether what a server has answered is the session that was asked for. Its own server's end is checked before it
@@ -621,7 +662,11 @@ impl Session {
             }
             path.retired_at = if is_client { now } else { now + grace };
         }
-        self.current = Some(index);
+        self.use_path(index);
+        // A close that was under way on the connection before goes on here, behind what is sent again.
+        if let (Some((code, text)), Some(path)) = (&self.closing, &mut self.paths[index]) {
+            path.connection.close(*code, text, now);
+        }
         let interrupted_for = match std::mem::replace(&mut self.state, State::Live) {
             State::Interrupted { since, .. } => {
                 self.counts.resumed += 1;
@@ -641,9 +686,6 @@ impl Session {
 
     /// A connection has ended.
     fn path_closed(&mut self, index: usize, reason: CloseReason, now: Timestamp) {
-        if let Some(path) = &mut self.paths[index] {
-            path.is_open = true;
-        }
         if matches!(self.state, State::Ended) {
             return;
         }
@@ -651,28 +693,29 @@ impl Session {
             return self.end(reason, now);
         }
         if self.current != Some(index) {
-            return self.other_closed(reason, now);
+            let was_candidate = self.paths[index].as_ref().is_some_and(|path| !path.is_open);
+            // One that was retired is missed by nobody.
+            return if was_candidate { self.candidate_closed(&reason, now) };
         }
         self.current = None;
-        if self.is_closing || self.terms.is_none() || !reason.is_loss() {
+        if self.closing.is_some() || self.terms.is_none() || !reason.is_loss() {
             return self.end(reason, now);
         }
         self.interrupt(reason, now);
     }
 
-    /// A connection has ended that does not send: one that was retired, or one that never came to be in use.
-    fn other_closed(&mut self, reason: CloseReason, now: Timestamp) {
+    /// A connection has ended that never came to be in use.
+    fn candidate_closed(&mut self, reason: &CloseReason, now: Timestamp) {
         let is_interrupted = matches!(self.state, State::Interrupted { .. });
-        match reason {
-            CloseReason::Refused(refusal) if refusal.code == RefusalCode::SessionUnknown => {
-                self.attempt_failed(now);
-                if is_interrupted {
-                    self.end(CloseReason::SessionUnknown(refusal.text().to_owned()), now);
-                }
-            }
-            CloseReason::Local { code: CloseCode::SessionTaken, .. } => {}
-            _ if self.reconnect.as_ref().is_some_and(Reconnect::is_trying) => self.attempt_failed(now),
-            _ => {}
+        if let Some(streams) = &mut self.streams {
+            streams.received.tell_all();
+        }
+        self.attempt_failed(now);
+        if let CloseReason::Refused(refusal) = reason
+            && refusal.code == RefusalCode::SessionUnknown
+            && is_interrupted
+        {
+            self.end(CloseReason::SessionUnknown(refusal.text().to_owned()), now);
         }
     }
 
@@ -687,6 +730,10 @@ impl Session {
         let is_silent = !matches!(reason, CloseReason::Channel(_) | CloseReason::Peer { .. });
         if let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| !reconnect.is_trying()) {
             reconnect.interrupted(is_silent, &self.common.session, now);
+        }
+        // The peer has gone on to the one that was lost, or is to: it shall not wait on one before.
+        for path in self.paths.iter_mut().flatten().filter(|path| path.is_open) {
+            path.connection.retire(now);
         }
         self.counts.interrupted += 1;
         self.state = State::Interrupted { since: now, loss: reason.to_string() };
@@ -729,7 +776,7 @@ impl Session {
         };
         match &self.reconnect {
             // While a connection is coming up, it has its own time.
-            Some(reconnect) if self.terms.is_some() && self.candidate().is_none() => {
+            Some(reconnect) if self.terms.is_some() && self.closing.is_none() && self.candidate().is_none() => {
                 next.min(reconnect.next_timeout(is_interrupted, &self.common.session))
             }
             _ => next,
@@ -757,10 +804,10 @@ impl Session {
 
     /// Closes the session in order: what was queued is sent, then the reason. Without a connection it ends at once.
     pub fn close(&mut self, code: CloseCode, text: &str, now: Timestamp) {
-        if matches!(self.state, State::Ended) || self.is_closing {
+        if matches!(self.state, State::Ended) || self.closing.is_some() {
             return;
         }
-        self.is_closing = true;
+        self.closing = Some((code, text.to_owned()));
         let opening = matches!(self.state, State::Opening).then(|| self.candidate()).flatten();
         match self.current.or(opening).and_then(|index| self.paths[index].as_mut()) {
             Some(path) => path.connection.close(code, text, now),
@@ -797,10 +844,12 @@ impl Session {
     /// What the hello of the next connection says.
     fn hello_terms(&mut self) -> SessionTerms {
         let expiry_ms = expiry_ms(&self.common.session);
-        match (&mut self.terms, &self.streams) {
+        match (&mut self.terms, &mut self.streams) {
             (Some(terms), Some(streams)) => {
                 // Each attempt has an epoch of its own, so that one which arrives late is not taken for the newest.
-                terms.epoch += 1;
+                terms.epoch = terms.epoch.saturating_add(1);
+                // Until it is answered or given up, the peer must not let go of more than this says.
+                streams.received.hold_back();
                 SessionTerms {
                     session: Some(terms.id),
                     epoch: terms.epoch,
@@ -830,9 +879,9 @@ impl Session {
             State::Live if self.terms.is_none() => {
                 // Its channel may have ended while something that arrived is still to be looked at.
                 let current = self.current.and_then(|index| self.paths[index].as_ref());
-                current.is_some_and(|path| path.connection.is_open()) && !self.is_closing
+                current.is_some_and(|path| path.connection.is_open()) && self.closing.is_none()
             }
-            State::Live | State::Interrupted { .. } => !self.is_closing,
+            State::Live | State::Interrupted { .. } => self.closing.is_none(),
             State::Opening | State::Ended => false,
         }
     }
@@ -877,7 +926,7 @@ impl Session {
 
 impl Path {
     fn new(connection: Connection) -> Self {
-        Self { connection, is_open: false, retired_at: Timestamp::NEVER }
+        Self { connection, is_open: false, gave_token: false, retired_at: Timestamp::NEVER }
     }
 }
 

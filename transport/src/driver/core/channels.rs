@@ -167,7 +167,7 @@ impl Core {
                 let channel = self.entries[id.index()].channels[path].take();
                 let session = self.entries[index as usize].session.as_deref_mut();
                 if let (Some(session), Some(connection), Some(channel)) = (session, connection, channel)
-                    && let Some(path) = session.resume(connection, shown, token, self.now)
+                    && let Some(path) = session.resume(connection, shown, token)
                 {
                     self.use_channel(found, path, channel);
                 }

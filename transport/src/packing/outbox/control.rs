@@ -15,10 +15,15 @@ pub(super) struct ControlQueue {
     /// How many of them have left since the last rewind, and their bytes.
     cursor: usize,
     cursor_bytes: usize,
-    /// How many of them have ever left.
+    /// How many of them have ever left, and their bytes.
     left: usize,
+    left_bytes: usize,
+    /// The peer holds every record before this, as far as it was told of.
+    held: u64,
     /// Behind these, those that wait for messages.
     behind: VecDeque<Behind>,
+    /// What the last of these had to wait for.
+    barrier: [u64; LANES],
 }
 
 #[derive(Debug)]
@@ -56,11 +61,19 @@ impl ControlQueue {
 
     /// Behind everything that waits for messages, and behind these positions of the lanes.
     pub(super) fn push_behind(&mut self, record: &[u8], after: [u64; LANES]) {
+        self.barrier = after;
         self.behind.push_back(Behind { after, record: record.into() });
     }
 
-    pub(super) fn has_behind(&self) -> bool {
-        !self.behind.is_empty()
+    /// Behind everything that waits for messages, or has waited, and for the same messages: neither now nor after a
+    /// rewind does it overtake one of these. The lanes are at `positions`.
+    pub(super) fn push_behind_those(&mut self, record: &[u8], positions: [u64; LANES]) {
+        let after = self.barrier;
+        if self.behind.is_empty() && reached(&after, &positions) {
+            self.push(record, after);
+        } else {
+            self.push_behind(record, after);
+        }
     }
 
     /// Queues what waited for messages that have left: the lanes are at `positions`.
@@ -81,10 +94,10 @@ impl ControlQueue {
         self.cursor
     }
 
-    /// Bytes of all that waits.
-    pub(super) fn waiting_bytes(&self) -> usize {
+    /// Bytes of what has never left, and of what has and is kept.
+    pub(super) fn sizes(&self) -> (usize, usize) {
         let behind: usize = self.behind.iter().map(|behind| behind.record.len()).sum();
-        self.bytes.len() - self.start - self.cursor_bytes + behind
+        (self.bytes.len() - self.start - self.left_bytes + behind, self.left_bytes)
     }
 
     /// The record that stands `ahead` of the cursor, with the lanes at `positions`.
@@ -123,21 +136,30 @@ impl ControlQueue {
         self.cursor += records;
         self.cursor_bytes += bytes;
         self.left = self.left.max(self.cursor);
+        self.left_bytes = self.left_bytes.max(self.cursor_bytes);
         if !is_kept {
-            self.acknowledge(self.first + self.cursor as u64);
+            self.held = self.first + self.cursor as u64;
         }
+        self.forget_held();
     }
 
     /// Everything before this is held by the peer; nothing from the other on was ever sent.
     pub(super) fn acknowledgeable(&self) -> (u64, u64) {
-        (self.first, self.first + self.left as u64)
+        (self.first.max(self.held), self.first + self.left as u64)
     }
 
-    /// The peer has taken every record before `position`, which was sent. An older position changes nothing. What a
-    /// replay has not come to again yet is kept: records have no numbers of their own, so none may be left out.
+    /// The peer has taken every record before `position`, which was sent. An older position changes nothing.
     #[inline]
     pub(super) fn acknowledge(&mut self, position: u64) {
-        let count = (position.saturating_sub(self.first) as usize).min(self.cursor);
+        self.held = self.held.max(position);
+        self.forget_held();
+    }
+
+    /// Forgets what the peer has. What a replay has not come to again yet leaves once more: records have no numbers of
+    /// their own, so none may be left out.
+    #[inline]
+    fn forget_held(&mut self) {
+        let count = (self.held.saturating_sub(self.first) as usize).min(self.cursor);
         if count > 0 {
             self.cursor -= count;
             self.cursor_bytes -= self.forget(count);
@@ -149,6 +171,7 @@ impl ControlQueue {
         let bytes: usize = self.records.drain(..count).map(|entry| entry.bytes as usize).sum();
         self.first += count as u64;
         self.left -= count;
+        self.left_bytes -= bytes;
         self.start += bytes;
         // No byte moves until all are gone, or more than half of the memory is.
         if self.start * 2 >= self.bytes.len() {
@@ -162,12 +185,11 @@ impl ControlQueue {
     /// with them, so that it keeps no later record back.
     pub(super) fn rewind(&mut self, position: u64) {
         (self.cursor, self.cursor_bytes) = (0, 0);
+        self.held = self.held.max(position);
         self.forget(position.saturating_sub(self.first) as usize);
-        let left_bytes: usize = self.records.range(..self.left).map(|entry| entry.bytes as usize).sum();
-        let mut at = self.start + left_bytes;
         let fresh: Vec<_> = self.records.drain(self.left..).collect();
-        let tail = self.bytes.split_off(at);
-        at = 0;
+        let tail = self.bytes.split_off(self.start + self.left_bytes);
+        let mut at = 0;
         let mut barred = VecDeque::new();
         for entry in fresh {
             let record = &tail[at..at + entry.bytes as usize];

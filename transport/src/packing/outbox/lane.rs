@@ -15,6 +15,8 @@ pub(super) struct LaneQueue {
     cursor: usize,
     /// The most that ever had left, as a sequence number: what the peer can have acknowledged at most.
     sent: u64,
+    /// The peer holds every message before this, as far as it was told of.
+    held: u64,
     /// How much of the message at the cursor has left in chunks; its head has left if this is not zero.
     pub(super) chunked_bytes: usize,
     /// What the messages behind the cursor, and what all of them count against the limits.
@@ -57,7 +59,7 @@ impl LaneQueue {
 
     /// Everything before this is held by the peer; nothing from the other on was ever sent.
     pub(super) fn acknowledgeable(&self) -> (u64, u64) {
-        (self.first, self.sent)
+        (self.first.max(self.held), self.sent)
     }
 
     #[inline]
@@ -93,14 +95,21 @@ impl LaneQueue {
         self.chunked_bytes = 0;
         self.sent = self.sent.max(self.next_sequence());
         if !is_kept {
-            self.acknowledge(self.sent);
+            self.held = self.sent;
         }
+        self.forget_held();
     }
 
     /// The peer holds everything before `position`, which was sent. An older position changes nothing.
     #[inline]
     pub(super) fn acknowledge(&mut self, position: u64) {
-        let mut count = position.saturating_sub(self.first) as usize;
+        self.held = self.held.max(position);
+        self.forget_held();
+    }
+
+    #[inline]
+    fn forget_held(&mut self) {
+        let mut count = self.held.saturating_sub(self.first) as usize;
         // A replay may not have come so far again when the peer acknowledges, by what had come over the connection
         // before. What is leaving in chunks leaves to its end all the same: the peer has begun to put it together.
         if count > self.cursor {
@@ -132,8 +141,8 @@ impl LaneQueue {
 
     /// Drops everything.
     pub(super) fn clear(&mut self) {
-        let (first, sent) = (self.next_sequence(), self.sent);
-        *self = Self { messages: std::mem::take(&mut self.messages), first, sent, ..Self::default() };
+        let (first, sent, held) = (self.next_sequence(), self.sent, self.held);
+        *self = Self { messages: std::mem::take(&mut self.messages), first, sent, held, ..Self::default() };
         self.messages.clear();
     }
 }

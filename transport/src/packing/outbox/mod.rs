@@ -147,11 +147,7 @@ impl Outbox {
 
     /// As [`Outbox::push_control`], but the record does not overtake those that wait for messages.
     pub fn push_control_behind_control(&mut self, record: &[u8]) {
-        if self.control.has_behind() {
-            self.control.push_behind(record, [0; LANES]);
-        } else {
-            self.push_control(record);
-        }
+        self.control.push_behind_those(record, self.positions());
     }
 
     /// Control records that wait.
@@ -165,9 +161,9 @@ impl Outbox {
         self.lanes.iter().any(|lane| lane.front().is_some_and(is_bulk))
     }
 
-    /// Bytes of control records that wait.
-    pub fn waiting_control_bytes(&self) -> usize {
-        self.control.waiting_bytes()
+    /// Bytes of control records that have never left, and of those that have and that the peer has not acknowledged.
+    pub fn control_bytes(&self) -> (usize, usize) {
+        self.control.sizes()
     }
 
     /// Messages that wait, the one that is leaving in chunks included.

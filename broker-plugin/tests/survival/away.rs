@@ -1,0 +1,95 @@
+//! A million messages to a peer that is away: they are not taken, and memory stays bounded.
+
+use crate::cast::start_broker;
+use crate::part::{QUEUE, Times};
+use crate::process::Process;
+use crate::proxy::{Fate, Proxy};
+use crate::support::{ClientDriver, PLENTY, client_config, room};
+use std::collections::BTreeMap;
+use underlay::backend::inproc::InprocNetwork;
+use underlay::driver::Address;
+use underlay::message::Message;
+use underlay::proto::LinkId;
+use underlay::proto::control::LinkRole;
+use underlay::proto::record::MessageKind;
+
+/// Nobody notices in the time of the test that the other one is silent.
+const TIMES: Times = Times { idle_timeout_ms: 600_000, session_expiry_ms: 60_000, failover_after_ms: 1_000 };
+
+const OFFERED: u64 = 1_000_000;
+/// What is taken at most: what may wait in the queue, on its way to the consumer, and with the producer.
+const TAKEN_MAX: u64 = 10_000 + 8_192 + 1_024;
+const BODY_BYTES: usize = 1_000;
+/// From when nothing more is taken until all was offered.
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
+/// Twice what the bodies take, and then some for everything else.
+const BYTES_MAX: u64 = 2 * TAKEN_MAX * BODY_BYTES as u64 + (32 << 20);
+
+#[test]
+fn a_million_messages_to_a_peer_that_is_away_are_pushed_back() {
+    let broker = start_broker("127.0.0.1:0", TIMES);
+    let proxy = Proxy::start(&broker.address);
+    let mut consumer = connect(1, &proxy.address);
+    consumer.attach_and_wait(LinkRole::Consumer, QUEUE, PLENTY);
+    let mut producer = connect(2, &broker.address);
+    let link = producer.attach_and_wait(LinkRole::Producer, QUEUE, room(0));
+    proxy.set(Fate::Hangs);
+    let before = resident_bytes(&broker);
+    let (mut taken, mut refused) = (0_u64, BTreeMap::new());
+    let mut when_full = None;
+    for offered in 0..OFFERED {
+        match offer(&mut producer, link, taken) {
+            Ok(()) => taken += 1,
+            Err(reason) => *refused.entry(reason).or_insert(0_u64) += 1,
+        }
+        if offered % 64 == 0 {
+            producer.driver.turn().unwrap();
+        }
+        if offered == OFFERED / 4 {
+            when_full = Some((taken, resident_bytes(&broker)));
+        }
+    }
+    let after = resident_bytes(&broker);
+    let (taken_when_full, bytes_when_full) = when_full.unwrap();
+    println!("ledger of messages to a peer that is away");
+    println!("  offered       {OFFERED} = taken {taken} + pushed back {refused:?}");
+    println!("  broker holds  {before} bytes before, {bytes_when_full} when it was full, {after} after");
+    assert_eq!(taken + refused.values().sum::<u64>(), OFFERED);
+    assert!(taken > 10_000 && taken <= TAKEN_MAX, "{taken}");
+    assert_eq!(taken, taken_when_full, "it was full long before the end");
+    assert!(after <= bytes_when_full + GROWTH_BYTES_MAX && after <= before + BYTES_MAX, "memory grows");
+    producer.state().writable.clear();
+    // The peer is back: what was taken comes, once and in order, and nothing else.
+    proxy.set(Fate::Passes);
+    consumer.run_until(|client| client.received.len() as u64 >= taken);
+    for (number, message) in consumer.state().received.iter().enumerate() {
+        assert_eq!(message.body.to_vec()[..8], (number as u64).to_le_bytes());
+    }
+    producer.run_until(|client| !client.writable.is_empty());
+    offer(&mut producer, link, taken).unwrap();
+    producer.driver.turn().unwrap();
+    consumer.run_until(|client| client.received.len() as u64 > taken);
+}
+
+fn connect(number: u8, address: &str) -> ClientDriver {
+    let mut config = client_config();
+    config.connection.parameters.idle_timeout_ms = TIMES.idle_timeout_ms;
+    let mut client = ClientDriver::connect(config, number, InprocNetwork::new(), &Address::tcp(address));
+    client.run_until(|client| client.connection.is_some());
+    client
+}
+
+/// Offers the next message once.
+fn offer(producer: &mut ClientDriver, link: LinkId, number: u64) -> Result<(), String> {
+    let mut bytes = [0; BODY_BYTES];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    let message: Message = producer.message(link, MessageKind::Message, &bytes);
+    let connection = producer.connection;
+    producer.core().send(connection, message).map_err(|(error, _)| error.to_string())
+}
+
+fn resident_bytes(broker: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}

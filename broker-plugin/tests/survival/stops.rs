@@ -1,0 +1,114 @@
+//! Processes are stopped with `kill -STOP` under load, for shorter and for longer than others wait for them.
+
+use crate::cast::{Cast, figures, start_broker};
+use crate::ledger::Ledger;
+use crate::part::{Calls, Outcome, Role, Times};
+use crate::process::Process;
+use nix::sys::signal::Signal;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// A stopped process is silent: after this time its connections are given up, and a while later its sessions.
+const TIMES: Times = Times { idle_timeout_ms: 800, session_expiry_ms: 300, failover_after_ms: 200 };
+
+/// Others still wait.
+const SHORT: Duration = Duration::from_millis(200);
+/// Nobody waits any longer.
+const LONG: Duration = Duration::from_millis(1_800);
+
+fn stop(broker: &Process, time: Duration) {
+    broker.signal(Signal::SIGSTOP);
+    sleep(time);
+    broker.signal(Signal::SIGCONT);
+}
+
+fn stop_service(cast: &mut Cast, time: Duration) {
+    cast.services[0].signal(Signal::SIGSTOP);
+    sleep(time);
+    cast.services[0].signal(Signal::SIGCONT);
+}
+
+fn cast(name: &'static str, brokers: &[&str], calls: Calls, services: usize) -> Cast {
+    let mut cast = Cast::new(name, brokers, TIMES, calls);
+    (0..services).for_each(|_| cast.service());
+    cast.client(Role::Client);
+    cast.client(Role::Client);
+    cast
+}
+
+fn names() -> [&'static str; 4] {
+    ["sessions.interrupted", "sessions.resumed", "sessions.expired", "broker.redelivered"]
+}
+
+#[test]
+fn a_service_that_is_stopped_for_a_moment_is_waited_for() {
+    let broker = start_broker("127.0.0.1:0", TIMES);
+    let mut cast = cast("a service stopped for a moment", &[&broker.address], Calls::Once, 1);
+    let stop = |cast: &mut Cast| stop_service(cast, SHORT);
+    cast.under_load(1_500, &[&stop, &stop, &stop]);
+    let ledger = cast.ledger();
+    let [.., expired, redelivered] = figures(broker, names());
+    ledger.is_as_if_nothing_had_happened();
+    assert_eq!((expired, redelivered, ledger.out_of_order()), (0, 0, 0));
+}
+
+#[test]
+fn a_service_that_is_stopped_for_long_is_stood_in_for_and_comes_back() {
+    let broker = start_broker("127.0.0.1:0", TIMES);
+    let mut cast = cast("a service stopped for long", &[&broker.address], Calls::Once, 2);
+    let stop = |cast: &mut Cast| stop_service(cast, LONG);
+    for _ in 0..2 {
+        cast.under_load(1_000, &[&stop]);
+        cast.services[0].is_back_at(&broker.address);
+    }
+    cast.under_load(500, &[]);
+    let ledger = cast.ledger();
+    let [.., expired, redelivered] = figures(broker, names());
+    ledger.adds_up();
+    assert_eq!(
+        (ledger.count(Outcome::Unknown), ledger.count(Outcome::NotSent)),
+        (0, 0),
+        "the broker kept them"
+    );
+    assert!(expired >= 2 && redelivered > 0, "{expired} {redelivered}");
+    for (request, handled) in ledger.repeated() {
+        // What the stopped one had received it goes on with, and cannot know better. The other one is told.
+        let is_explained = handled.len() == 2
+            && handled.iter().any(|it| it.service == 1)
+            && handled.iter().any(|it| it.service == 2 && it.is_redelivered);
+        assert!(is_explained, "{request:?} was handled by {handled:?}");
+    }
+}
+
+#[test]
+fn a_broker_that_is_stopped_for_a_moment_is_waited_for() {
+    let broker = start_broker("127.0.0.1:0", TIMES);
+    let mut cast = cast("a broker stopped for a moment", &[&broker.address], Calls::Once, 1);
+    let stop = |_: &mut Cast| stop(&broker, SHORT);
+    cast.under_load(1_500, &[&stop, &stop, &stop]);
+    let ledger = cast.ledger();
+    figures(broker, names());
+    ledger.is_as_if_nothing_had_happened();
+    assert_eq!(ledger.out_of_order(), 0);
+}
+
+#[test]
+fn a_broker_that_is_stopped_for_long_is_left_for_another() {
+    let (first, second) = (start_broker("127.0.0.1:0", TIMES), start_broker("127.0.0.1:0", TIMES));
+    let mut cast = cast("a broker stopped for long", &[&first.address, &second.address], Calls::Mixed, 1);
+    let stop = |_: &mut Cast| stop(&first, LONG);
+    cast.under_load(750, &[&stop]);
+    cast.is_back_at(&first.address);
+    cast.under_load(750, &[&stop]);
+    cast.is_back_at(&first.address);
+    cast.under_load(500, &[]);
+    let ledger: Ledger = cast.ledger();
+    for broker in [first, second] {
+        figures(broker, names());
+    }
+    ledger.adds_up();
+    assert_eq!(ledger.count(Outcome::NotSent), 0, "there was always another broker");
+    assert!(ledger.events("failed over") >= 2, "no client noticed");
+    // The one service lives: copies are told apart, and no other request is sent again.
+    assert_eq!(ledger.repeated().count(), 0);
+}

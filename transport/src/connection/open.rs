@@ -117,8 +117,8 @@ impl Open {
         }
         // The limits count as granted only once such a frame is packed.
         let is_first = gather.len() == before;
-        let mut says_more = (is_first && owes_announcement)
-            || (owes_acknowledgement && announcement.received.has_news());
+        let mut says_more =
+            (is_first && owes_announcement) || (owes_acknowledgement && announcement.received.has_news());
         if is_first && says_more {
             self.use_last_frame();
         }

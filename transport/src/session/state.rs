@@ -574,7 +574,7 @@ impl Session {
             return self.fail_candidate(index, violation, now);
         }
         let Some(streams) = &mut self.streams else { return };
-        let resumed = 
+        let resumed =
             streams.resume(&negotiated.parameters, &negotiated.send_from, &negotiated.receive_from, now);
         if let Err(violation) = resumed {
             return self.fail_candidate(index, violation, now);
@@ -695,7 +695,9 @@ impl Session {
         if self.current != Some(index) {
             let was_candidate = self.paths[index].as_ref().is_some_and(|path| !path.is_open);
             // One that was retired is missed by nobody.
-            return if was_candidate { self.candidate_closed(&reason, now) };
+            return if was_candidate {
+                self.candidate_closed(&reason, now)
+            };
         }
         self.current = None;
         if self.closing.is_some() || self.terms.is_none() || !reason.is_loss() {
@@ -776,7 +778,9 @@ impl Session {
         };
         match &self.reconnect {
             // While a connection is coming up, it has its own time.
-            Some(reconnect) if self.terms.is_some() && self.closing.is_none() && self.candidate().is_none() => {
+            Some(reconnect)
+                if self.terms.is_some() && self.closing.is_none() && self.candidate().is_none() =>
+            {
                 next.min(reconnect.next_timeout(is_interrupted, &self.common.session))
             }
             _ => next,

@@ -29,6 +29,7 @@ impl Message {
             lane: Lane::Normal,
             redelivered: false,
             copies: false,
+            offered: false,
             failure: false,
             reply_address: None,
             hop_count: 0,

@@ -5,7 +5,7 @@ mod allocations;
 
 use allocations::ALLOCATIONS;
 use underlay::message::Message;
-use underlay::packing::{Announcement, Inbox, Outbox, PackingRules, Parsed, Windows};
+use underlay::packing::{Announcement, Inbox, Offers, Outbox, PackingRules, Parsed, Windows};
 use underlay::pool::{BUFFER_BYTES_MAX, Body, GatherList, Pool, PoolConfig};
 use underlay::proto::credit::SendWindow;
 use underlay::proto::record::MessageKind;
@@ -39,7 +39,11 @@ impl Ends {
         Self {
             pool,
             outbox: Outbox::new(rules, 1000, u64::MAX),
-            windows: Windows { frames: SendWindow::new(u64::MAX, 8), chunks: SendWindow::new(u64::MAX, 0) },
+            windows: Windows {
+                frames: SendWindow::new(u64::MAX, 8),
+                chunks: SendWindow::new(u64::MAX, 0),
+                offers: Offers::default(),
+            },
             gather: GatherList::new(),
             inbox: Inbox::new(rules, parameters.limits()),
             bodies,

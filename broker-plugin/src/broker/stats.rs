@@ -209,6 +209,7 @@ pub(crate) fn report(driver: &DriverStats, broker: &BrokerStats) -> String {
         ("packing.outgrew", packing.outgrew),
         ("packing.outgrew_bytes", packing.outgrew_bytes),
         ("packing.chunks", packing.chunks),
+        ("packing.offers", packing.offers),
         ("packing.bodies_by_reference", packing.bodies_by_reference),
         ("packing.bodies_beside_head", packing.bodies_beside_head),
         ("pool.mapped_bytes", pool.mapped_bytes as u64),

@@ -13,12 +13,17 @@
 //! - Nothing here blocks but [`WaitPoint::sleep`], and [`Wire::connect`] and [`Wire::listen`] while they resolve a
 //!   host's name.
 //!
+//! - A wire that can do so lets a peer read from this end's memory without this end doing anything, and reads from the
+//!   peer's ([`OneSided`]). What is exposed stays readable, and is held, until it is withdrawn or its channel has
+//!   closed; each read is answered exactly once, by [`WireEvent::Read`] or by its channel's [`WireEvent::Closed`].
+//!
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 
 pub mod inproc;
 pub mod tcp;
 
-use crate::pool::{GatherList, Pool, Segment};
+use crate::pool::{Body, GatherList, Pool, PoolError, Segment};
+use arrayvec::ArrayVec;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -60,6 +65,55 @@ pub trait Wire {
     /// # Errors
     /// Only when the wire as a whole is broken (the kernel refuses its ring, say); a channel's trouble is an event.
     fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()>;
+
+    /// What it can do with memory of the other end; `None` for a wire that cannot.
+    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
+        None
+    }
+}
+
+/// The longest descriptor of exposed memory.
+pub const DESCRIPTOR_BYTES_MAX: usize = 64;
+
+/// By what a peer finds exposed memory: 1 to 64 bytes that only the wire of the two ends understands.
+pub type Descriptor = ArrayVec<u8, DESCRIPTOR_BYTES_MAX>;
+
+/// One-sided reads: an end reads memory that the other has exposed, while that one does nothing.
+///
+/// Exposures and reads have numbers, which the caller chooses: each is used once on a channel. What was exposed can be
+/// read by the peer of that channel and by nobody else, and only as long as it is exposed: a wire makes sure of that
+/// with what its device has, or refuses. A peer's descriptor is as trustworthy as the peer: whatever it says, a read
+/// writes into buffers of this end that were taken for it, and nowhere else.
+///
+/// Nothing here blocks.
+pub trait OneSided {
+    /// How many exposures an open channel can have at a time, known when it opens; 0 if its ends cannot do this.
+    fn exposures_max(&mut self, channel: Channel) -> usize;
+
+    /// Lets the peer of a channel read a body, from now on until it is withdrawn or the channel has closed; its
+    /// segments are held as long. Returns what the peer has to be told.
+    ///
+    /// # Errors
+    /// [`ExposeRefused`]; the body is to travel in another way.
+    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused>;
+
+    /// Ends an exposure. The peer cannot read it any more; its segments are let go of as soon as no device can touch
+    /// them. Unknown ones are ignored.
+    fn withdraw(&mut self, channel: Channel, exposure: u64);
+
+    /// Starts to read the `bytes` bytes that a peer has described, into buffers of `pool`. The outcome is a
+    /// [`WireEvent::Read`], or the channel's [`WireEvent::Closed`]: closing a channel ends its reads.
+    ///
+    /// # Errors
+    /// [`ReadRefused`]; nothing was started then.
+    fn read(
+        &mut self,
+        channel: Channel,
+        read: u64,
+        descriptor: &[u8],
+        bytes: u64,
+        pool: &mut Pool,
+    ) -> Result<(), ReadRefused>;
 }
 
 /// Where a driver sleeps when none of its wires has anything to do.
@@ -181,6 +235,15 @@ pub enum WireEvent {
     Sent {
         /// The channel.
         channel: Channel,
+    },
+    /// A read is done, or failed; the wire needs its buffers no more.
+    Read {
+        /// The channel.
+        channel: Channel,
+        /// The number that it was given.
+        read: u64,
+        /// What was read, all of it, or why it was not. Boxed, as it is rare and would make every event longer.
+        outcome: Result<Box<Body>, io::Error>,
     },
     /// The channel has ended; the wire has let go of all its buffers.
     Closed {
@@ -306,4 +369,46 @@ pub enum SendRefused {
     /// The channel is closed, or not open yet.
     #[error("the channel is not open")]
     NotOpen,
+}
+
+/// Why a wire does not expose a body.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExposeRefused {
+    /// The channel is closed, or not open yet.
+    #[error("the channel is not open")]
+    NotOpen,
+    /// It has as many exposures as it can have, or the device has no more.
+    #[error("no further exposure is possible; {exposures} are open on this channel")]
+    Limit {
+        /// How many there are.
+        exposures: usize,
+    },
+    /// The body lies in more pieces, or in other memory, than can be described.
+    #[error("a body in {segments} pieces cannot be exposed as it is")]
+    Scattered {
+        /// How many pieces there are.
+        segments: usize,
+    },
+}
+
+/// Why a wire does not start a read.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadRefused {
+    /// The channel is closed, or not open yet.
+    #[error("the channel is not open")]
+    NotOpen,
+    /// No buffers: the read may be tried again when some have come back.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The device takes no further read now: it may be tried again when one is done.
+    #[error("no further read can be in flight on this channel")]
+    Busy,
+    /// The descriptor makes no sense.
+    #[error("a descriptor of {bytes} bytes that is none of this wire's")]
+    Descriptor {
+        /// Its length.
+        bytes: usize,
+    },
 }

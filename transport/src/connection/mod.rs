@@ -12,13 +12,16 @@
 
 mod greeting;
 mod links;
+mod one_sided;
 mod open;
+mod reads;
 mod settlement;
 mod state;
 mod streams;
 mod times;
 
 pub use links::{AttachRequest, LinkError, LinkRoom, Target};
+pub use one_sided::OneSidedTask;
 pub use settlement::Deliveries;
 pub(crate) use state::Connection;
 pub(crate) use streams::Streams;
@@ -29,7 +32,7 @@ use crate::pool::PoolError;
 use crate::proto::control::{CloseCode, DetachCode, LinkRole, Outcome};
 use crate::proto::handshake::{Negotiated, RefusalReason};
 use crate::proto::hello::{ProcessIdentity, Refusal};
-use crate::proto::{LinkId, Parameters, PeerMisbehaved};
+use crate::proto::{Lane, LinkId, Parameters, PeerMisbehaved};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -42,8 +45,8 @@ pub struct ConnectionConfig {
     pub handshake_timeout: Duration,
     /// A frame must be complete this long after its first byte. Default 10 s.
     pub frame_timeout: Duration,
-    /// A bulk message that has begun must go on within this time, or what has arrived of it would be held for ever.
-    /// Default 60 s: urgent messages may keep it back for long.
+    /// A bulk message that has begun must go on within this time, or what has arrived of it would be held for ever; a
+    /// one-sided read must be done within it. Default 60 s: urgent messages may keep it back for long.
     pub bulk_timeout: Duration,
     /// What waits to be sent must make progress within this time: the wire must take it, and the peer must grant it
     /// room. Default 10 s.
@@ -82,6 +85,23 @@ impl Default for ConnectionConfig {
             send_queue_messages_max: 65_536,
             send_queue_bytes_max: 64 << 20,
         }
+    }
+}
+
+/// What a connection has to know of its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelTraits {
+    /// What the path carries whole, in bytes.
+    pub packet_bytes: u32,
+    /// So many bodies can be exposed on it for one-sided reads at a time; 0 if there are none on this channel. At most
+    /// [`OFFERS_MAX`](crate::proto::OFFERS_MAX) are used.
+    pub exposures_max: usize,
+}
+
+impl From<u32> for ChannelTraits {
+    /// A channel without one-sided reads that carries so many bytes whole.
+    fn from(packet_bytes: u32) -> Self {
+        Self { packet_bytes, exposures_max: 0 }
     }
 }
 
@@ -227,6 +247,19 @@ pub enum CloseReason {
     /// A bulk message began and did not go on.
     #[error("the next chunk of a bulk message did not come for {0:?} (bulk_timeout_ms)")]
     BulkTimeout(Duration),
+    /// A body that the peer offered could not be read.
+    #[error("a one-sided read of a body in lane {lane:?} failed: {failure}")]
+    ReadFailed {
+        /// The lane of its message.
+        lane: Lane,
+        /// Why.
+        failure: ReadFailure,
+    },
+    /// Bodies were offered to the peer, and it acknowledged none of them.
+    #[error(
+        "the peer took none of the bodies that were offered to it for {0:?} (bulk_timeout_ms + send_timeout_ms)"
+    )]
+    OffersNotTaken(Duration),
     /// Nothing arrived for too long.
     #[error("the peer said nothing for {0:?} (idle_timeout_ms)")]
     PeerSilent(Duration),
@@ -257,6 +290,18 @@ pub enum CloseReason {
     Channel(String),
 }
 
+/// Why a body that the peer offered was not read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReadFailure {
+    /// The wire says why.
+    #[error("{0}")]
+    Failed(String),
+    /// It took too long.
+    #[error("it was not done after {0:?} (bulk_timeout_ms)")]
+    Overdue(Duration),
+}
+
 impl CloseReason {
     /// A short name for counters and logs.
     pub fn name(&self) -> &'static str {
@@ -269,6 +314,8 @@ impl CloseReason {
             Self::HandshakeTimeout(_) => "handshake_timeout",
             Self::FrameTimeout(_) => "frame_timeout",
             Self::BulkTimeout(_) => "bulk_timeout",
+            Self::ReadFailed { .. } => "read_failed",
+            Self::OffersNotTaken(_) => "offers_not_taken",
             Self::PeerSilent(_) => "peer_silent",
             Self::PeerNotReading(_) => "peer_not_reading",
             Self::ResourceLimit(_) => "resource_limit",
@@ -286,6 +333,8 @@ impl CloseReason {
             | Self::HandshakeTimeout(_)
             | Self::FrameTimeout(_)
             | Self::BulkTimeout(_)
+            | Self::ReadFailed { .. }
+            | Self::OffersNotTaken(_)
             | Self::PeerSilent(_)
             | Self::PeerNotReading(_) => true,
             Self::Peer { code, .. } | Self::Local { code, .. } => matches!(
@@ -293,6 +342,7 @@ impl CloseReason {
                 CloseCode::HandshakeTimeout
                     | CloseCode::PeerSilent
                     | CloseCode::PeerNotReading
+                    | CloseCode::ReadFailed
                     | CloseCode::SessionTaken
             ),
             _ => false,
@@ -309,6 +359,7 @@ impl CloseReason {
             Self::HandshakeTimeout(_) => CloseCode::HandshakeTimeout,
             Self::FrameTimeout(_) | Self::BulkTimeout(_) | Self::PeerSilent(_) => CloseCode::PeerSilent,
             Self::PeerNotReading(_) => CloseCode::PeerNotReading,
+            Self::ReadFailed { .. } | Self::OffersNotTaken(_) => CloseCode::ReadFailed,
             Self::ResourceLimit(_) => CloseCode::ResourceLimit,
             Self::ResumedInVain(_) => CloseCode::PeerNotReading,
             Self::Channel(_) | Self::Expired { .. } | Self::SessionUnknown(_) => CloseCode::Normal,

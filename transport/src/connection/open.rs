@@ -1,17 +1,20 @@
 //! What an open connection consists of.
 
+use super::reads::Reads;
 use super::streams::{Streams, encoded};
 use super::{CloseReason, ConnectionEvent};
 use crate::message::Message;
-use crate::packing::{Announcement, Inbox, InboxError, PackingRules, Parsed, Windows};
+use crate::packing::{Announcement, Inbox, InboxError, Offers, PackingRules, Parsed, Windows};
 use crate::pool::{GatherList, Pool, PoolError};
 use crate::proto::control::{Control, Detach, DetachCode};
 use crate::proto::credit::{CreditLimit, ReceiveWindow, SendWindow};
 use crate::proto::frame::FrameHeader;
 use crate::proto::handshake::Negotiated;
+use crate::proto::hello::Capabilities;
+use crate::proto::record::MessageHead;
 use crate::proto::serial::{FrameOrder, LaneOrder, Received};
 use crate::proto::text::ReasonText;
-use crate::proto::{CHUNKS_IN_FLIGHT_MAX, LinkId, Parameters, PeerMisbehaved, Stream};
+use crate::proto::{CHUNKS_IN_FLIGHT_MAX, LinkId, OFFERS_MAX, Parameters, PeerMisbehaved, Stream};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,8 +23,10 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) inbox: Inbox,
+    /// What the peer offers for one-sided reads, if that was negotiated.
+    pub(super) reads: Option<Box<Reads>>,
     /// What the outbox may use. Of the frames, that is all but the last one that the peer has granted.
-    windows: Windows,
+    pub(super) windows: Windows,
     /// What the peer has granted of frames. The last one is for a frame that raises the peer's own limit. If it could
     /// be used for anything, both ends could use up all that they have at the same time, and neither could ever tell
     /// the other that it may go on.
@@ -30,10 +35,10 @@ pub(super) struct Open {
     frames: ReceiveWindow,
     chunks: ReceiveWindow,
     frame_order: FrameOrder,
-    lane_order: LaneOrder,
+    pub(super) lane_order: LaneOrder,
     /// The number of the next control record that arrives here.
-    next_control: u64,
-    parameters: Parameters,
+    pub(super) next_control: u64,
+    pub(super) parameters: Parameters,
     pub(super) keep_alive: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) owes_keep_alive: bool,
@@ -47,15 +52,19 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(negotiated: &Negotiated) -> Self {
+    /// `exposures_max` is what the wire can do.
+    pub(super) fn new(negotiated: &Negotiated, exposures_max: usize) -> Self {
         let parameters = negotiated.parameters;
+        let is_one_sided = negotiated.capabilities.contains(Capabilities::ONE_SIDED_READS);
         let frame_slots = u64::from(parameters.frame_slots);
         let [urgent, normal, bulk, control] = negotiated.receive_from;
         Self {
             inbox: Inbox::new(PackingRules::new(&parameters), parameters.limits()),
+            reads: is_one_sided.then(|| Box::new(Reads::new(parameters.message_bytes_max))),
             windows: Windows {
                 frames: SendWindow::new(frame_slots - 1, u64::from(parameters.control_slots) - 1),
                 chunks: SendWindow::new(CHUNKS_IN_FLIGHT_MAX, 0),
+                offers: Offers::new(if is_one_sided { exposures_max.min(OFFERS_MAX) } else { 0 }),
             },
             frame_limit: CreditLimit::new(frame_slots),
             frames: ReceiveWindow::new(frame_slots),
@@ -117,8 +126,8 @@ impl Open {
         }
         // The limits count as granted only once such a frame is packed.
         let is_first = gather.len() == before;
-        let mut says_more = (is_first && owes_announcement)
-            || (owes_acknowledgement && announcement.received.has_news());
+        let mut says_more =
+            (is_first && owes_announcement) || (owes_acknowledgement && announcement.received.has_news());
         if is_first && says_more {
             self.use_last_frame();
         }
@@ -194,6 +203,8 @@ impl Open {
     /// Has `close` sent as the last record. What arrives is looked at no more, unless it may hold the peer's close.
     pub(super) fn stop(&mut self, close: &Control<'_>, keeps_inbox: bool) {
         self.close = encoded(close, <[u8]>::to_vec);
+        self.windows.offers.end();
+        self.reads = None;
         if !keeps_inbox {
             self.inbox = Inbox::new(PackingRules::new(&self.parameters), self.parameters.limits());
         }
@@ -244,6 +255,17 @@ impl Open {
         events: &mut VecDeque<ConnectionEvent>,
     ) -> Result<Option<Message>, InboxError> {
         while events.is_empty() && self.closed_by_peer.is_none() {
+            if self.reads.is_some() {
+                if let Some(message) = self.unpark(streams, now)? {
+                    return Ok(Some(message));
+                }
+                if self.release_detach(streams, now, events)? {
+                    continue;
+                }
+                if self.is_full() || self.is_abandoned(pool) {
+                    return Ok(None);
+                }
+            }
             // Matched where it is: `?` would move the whole message once more.
             match self.inbox.next(pool) {
                 Err(error) => return Err(error),
@@ -253,15 +275,20 @@ impl Open {
                 Ok(Some(Parsed::Control)) => self.handle_control(streams, now, events)?,
                 Ok(Some(Parsed::Part { begins, missing_bytes })) => {
                     if let Some(head) = &begins {
-                        streams.begin(head)?;
+                        self.begin_bulk(streams, head)?;
                     }
                     self.receive_chunk(missing_bytes)?;
                 }
+                Ok(Some(Parsed::Offer { message })) => self.take_offer(streams, message)?,
                 Ok(Some(Parsed::Message { mut message, is_bulk, .. })) => {
                     if is_bulk {
                         self.receive_chunk(0)?;
                     }
                     self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
+                    if self.parks(&message) {
+                        self.park(streams, message)?;
+                        continue;
+                    }
                     if streams.take(&mut message, now)? {
                         return Ok(Some(message));
                     }
@@ -279,6 +306,14 @@ impl Open {
         }
         self.windows.chunks.grant_short(header.chunk_limit_low);
         streams.outbox.acknowledge(header.ack_stream, header.ack_sequence)
+    }
+
+    /// A message begins whose body comes in chunks.
+    fn begin_bulk(&self, streams: &mut Streams, head: &MessageHead) -> Result<(), PeerMisbehaved> {
+        match &self.reads {
+            Some(reads) if reads.parks(head.lane) => streams.arrive(head).map(drop),
+            _ => streams.begin(head),
+        }
     }
 
     /// Counts a chunk. The peer is told of its credit at once when it needs more of it than it has.
@@ -304,6 +339,11 @@ impl Open {
             self.closed_by_peer = Some(CloseReason::Peer { code: close.code, text });
             return Ok(());
         }
+        if let (Some(Control::Detach(detach)), Some(reads)) = (&control, &mut self.reads)
+            && reads.hold_detach(detach.link, self.inbox.control_record())
+        {
+            return Ok(());
+        }
         let number = self.next_control;
         self.next_control += 1;
         let is_news = streams.take_control(number, self.inbox.control_record().len(), now);
@@ -316,7 +356,7 @@ impl Open {
 }
 
 impl Streams {
-    fn handle_control(
+    pub(super) fn handle_control(
         &mut self,
         control: &Control<'_>,
         events: &mut VecDeque<ConnectionEvent>,

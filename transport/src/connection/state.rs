@@ -4,18 +4,19 @@ use super::greeting::{Greeted, Greeting, refused};
 use super::open::Open;
 use super::streams::Streams;
 use super::times::Times;
-use super::{CloseReason, ConnectionConfig, ConnectionEvent, Identity};
+use super::{ChannelTraits, CloseReason, ConnectionConfig, ConnectionEvent, Identity, ReadFailure};
 use crate::packing::InboxError;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
-use crate::proto::Parameters;
 use crate::proto::control::{Close, CloseCode, Control, RefusalCode};
 use crate::proto::handshake::{
     AwaitClientHello, AwaitServerHello, LocalEnd, LocalFault, Negotiated, Proposal,
 };
 use crate::proto::hello::{Capabilities, SessionTerms};
 use crate::proto::text::ReasonText;
+use crate::proto::{Lane, Parameters};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The most bytes of control records that may wait for the peer. An honest one has some hundred links at most that are
 /// answered at a time.
@@ -32,18 +33,20 @@ const CONTROL_BYTES_KEPT_MAX: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Connection {
     config: ConnectionConfig,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// A hello, or a refusal, that is to be sent.
     hello: Option<Vec<u8>>,
     events: VecDeque<ConnectionEvent>,
     ending: Ending,
+    /// So many bodies can be exposed on its channel at a time.
+    exposures_max: usize,
     /// The channel has ended, for this reason; what arrived before is still to be looked at.
     channel_end: Option<String>,
-    times: Times,
+    pub(super) times: Times,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Greeting(Option<Box<Greeting>>),
     /// The client's hello is here, and whoever has this connection decides about it.
     Proposed(Option<(Box<Proposal>, Segment)>),
@@ -75,20 +78,20 @@ enum Then {
 
 /// Its beginning.
 impl Connection {
-    /// The connecting end, of a session with these terms. `packet_bytes` is what the path carries whole.
+    /// The connecting end, of a session with these terms.
     ///
     /// # Errors
     /// [`LocalFault`] if the configuration cannot be said in a hello.
     pub(crate) fn client(
         config: ConnectionConfig,
         identity: &Identity,
-        packet_bytes: u32,
+        channel: ChannelTraits,
         terms: SessionTerms,
         now: Timestamp,
     ) -> Result<Self, LocalFault> {
-        let local = local_end(&config.parameters, identity, packet_bytes);
+        let local = local_end(&config.parameters, identity, channel);
         let (state, hello) = AwaitServerHello::start(local, terms)?;
-        Ok(Self::new(config, Greeting::client(state), Some(hello), now))
+        Ok(Self::new(config, Greeting::client(state), Some(hello), channel, now))
     }
 
     /// The end that was connected to.
@@ -98,20 +101,27 @@ impl Connection {
     pub(crate) fn server(
         config: ConnectionConfig,
         identity: &Identity,
-        packet_bytes: u32,
+        channel: ChannelTraits,
         now: Timestamp,
     ) -> Result<Self, LocalFault> {
-        let state = AwaitClientHello::new(local_end(&config.parameters, identity, packet_bytes))?;
-        Ok(Self::new(config, Greeting::server(state), None, now))
+        let state = AwaitClientHello::new(local_end(&config.parameters, identity, channel))?;
+        Ok(Self::new(config, Greeting::server(state), None, channel, now))
     }
 
-    fn new(config: ConnectionConfig, greeting: Greeting, hello: Option<Vec<u8>>, now: Timestamp) -> Self {
+    fn new(
+        config: ConnectionConfig,
+        greeting: Greeting,
+        hello: Option<Vec<u8>>,
+        channel: ChannelTraits,
+        now: Timestamp,
+    ) -> Self {
         Self {
             config,
             phase: Phase::Greeting(Some(Box::new(greeting))),
             hello,
             events: VecDeque::new(),
             ending: Ending::Running,
+            exposures_max: channel.exposures_max,
             channel_end: None,
             times: Times::new(now),
         }
@@ -166,6 +176,13 @@ impl Connection {
         }
     }
 
+    /// Does not take these capabilities, whatever the client offers. For a client that waits for a decision.
+    pub(crate) fn withhold(&mut self, capabilities: Capabilities) {
+        if let Phase::Proposed(Some((proposal, _))) = &mut self.phase {
+            proposal.withhold(capabilities);
+        }
+    }
+
     /// Accepts what a client proposes, with these terms of the session.
     pub(crate) fn accept(&mut self, terms: SessionTerms) {
         let Phase::Proposed(proposed) = &mut self.phase else { return };
@@ -182,7 +199,7 @@ impl Connection {
     }
 
     fn open(&mut self, negotiated: Box<Negotiated>, rest: Segment) {
-        let mut open = Box::new(Open::new(&negotiated));
+        let mut open = Box::new(Open::new(&negotiated, self.exposures_max));
         if !rest.is_empty() {
             open.inbox.push(rest);
         }
@@ -218,7 +235,8 @@ impl Connection {
             }
             let polled = open.poll(streams, now, pool, &mut self.events);
             self.times.note_unfinished(open.unfinished_frame(), now);
-            self.times.note_bulk(open.inbox.has_unfinished(), open.chunks_received(), now);
+            let awaits_chunks = open.inbox.has_unfinished() && !open.is_full();
+            self.times.note_bulk(awaits_chunks, open.chunks_received(), now);
             match polled {
                 Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
                 Ok(None) => {
@@ -287,6 +305,9 @@ impl Connection {
                 self.times.note_frames(is_starved, limit, now);
                 let (is_starved, limit) = open.waits_for_chunks(streams, is_current);
                 self.times.note_chunks(is_starved, limit, now);
+                if open.has_one_sided() {
+                    self.times.note_offers(open.offers_outstanding() > 0, open.offers_taken(), now);
+                }
                 if filled.is_ok() && self.stages_close(streams, is_current, now) {
                     filled = self.fill_close(streams, is_current, pool, gather);
                 }
@@ -329,10 +350,11 @@ impl Connection {
             && nothing_left
     }
 
-    /// Closing in order, and everything that waited has been packed.
+    /// Closing in order, and everything that waited has been packed, and read if it was offered.
     fn may_stage_close(&self, streams: &Streams, is_current: bool) -> bool {
         matches!(self.ending, Ending::Flushing { .. })
             && (!is_current || streams.outbox.waiting_messages() == 0)
+            && self.open_part().is_none_or(|open| open.offers_outstanding() == 0)
     }
 
     /// Ends it, if everything that waited has been packed; its close is to follow.
@@ -384,6 +406,7 @@ impl Connection {
                     .min(keep_alive)
                     .min(acknowledgement)
                     .min(times.trouble_due(config))
+                    .min(self.one_sided_due(open))
             }
         }
     }
@@ -413,6 +436,15 @@ impl Connection {
             (_, Phase::Open(_)) if now >= times.bulk_due(config.bulk_timeout) => {
                 CloseReason::BulkTimeout(config.bulk_timeout)
             }
+            (_, Phase::Open(open))
+                if open.has_one_sided() && now >= times.offers_due(offers_timeout(config)) =>
+            {
+                CloseReason::OffersNotTaken(offers_timeout(config))
+            }
+            (_, Phase::Open(open)) if open.overdue_read(config.bulk_timeout, now).is_some() => {
+                let lane = open.overdue_read(config.bulk_timeout, now).unwrap_or(Lane::Bulk);
+                CloseReason::ReadFailed { lane, failure: ReadFailure::Overdue(config.bulk_timeout) }
+            }
             (_, Phase::Open(open)) if now >= times.received + open.idle_timeout => {
                 CloseReason::PeerSilent(open.idle_timeout)
             }
@@ -425,6 +457,17 @@ impl Connection {
         };
         let reason = self.channel_end.take().map_or(reason, CloseReason::Channel);
         self.end(reason, now);
+    }
+
+    /// When a read, or an offer, has taken too long.
+    #[inline]
+    fn one_sided_due(&self, open: &Open) -> Timestamp {
+        if !open.has_one_sided() {
+            return Timestamp::NEVER;
+        }
+        let read_due =
+            open.oldest_read().map_or(Timestamp::NEVER, |(_, since)| since + self.config.bulk_timeout);
+        read_due.min(self.times.offers_due(offers_timeout(&self.config)))
     }
 
     /// Closes the connection in order: what was queued is sent, then the reason, then the channel may be closed.
@@ -528,6 +571,22 @@ impl Connection {
         matches!((&self.phase, &self.ending), (Phase::Open(_), Ending::Running)) && self.channel_end.is_none()
     }
 
+    /// What it consists of between its handshake and its end, and a little longer.
+    #[inline]
+    pub(super) fn open_part(&self) -> Option<&Open> {
+        match &self.phase {
+            Phase::Open(open) => Some(open),
+            Phase::Greeting(_) | Phase::Proposed(..) => None,
+        }
+    }
+
+    pub(super) fn open_part_mut(&mut self) -> Option<&mut Open> {
+        match &mut self.phase {
+            Phase::Open(open) => Some(open),
+            Phase::Greeting(_) | Phase::Proposed(..) => None,
+        }
+    }
+
     /// Whether a frame of the peer has arrived: it has understood what it was told in the hello.
     pub(crate) fn has_received_frame(&self) -> bool {
         matches!(&self.phase, Phase::Open(open) if open.has_received())
@@ -545,12 +604,19 @@ fn control_past_limit(streams: &Streams) -> Option<String> {
     })
 }
 
-fn local_end(parameters: &Parameters, identity: &Identity, packet_bytes: u32) -> LocalEnd {
+/// The peer may take its time for a read, and then tell of it.
+fn offers_timeout(config: &ConnectionConfig) -> Duration {
+    config.bulk_timeout + config.send_timeout
+}
+
+fn local_end(parameters: &Parameters, identity: &Identity, channel: ChannelTraits) -> LocalEnd {
+    let ChannelTraits { packet_bytes, exposures_max } = channel;
+    let one_sided = if exposures_max > 0 { Capabilities::ONE_SIDED_READS } else { Capabilities::default() };
     // A packet above what a chunk may hold could not be kept whole; one below the protocol's least is rounded up.
     let packet_bytes =
         packet_bytes.clamp(256, parameters.packet_bytes.max(256)).min(parameters.chunk_bytes_max);
     LocalEnd {
-        capabilities: Capabilities::SETTLEMENT,
+        capabilities: Capabilities::SETTLEMENT.and(one_sided),
         process: identity.process,
         parameters: Parameters { packet_bytes, ..*parameters },
         securities: Vec::new(),

@@ -23,13 +23,15 @@ pub(crate) struct Streams {
     pub(crate) links: Links,
     pub(crate) received: Received,
     parameters: Parameters,
-    /// By lane, the number behind the message that has been charged to its link although not all of it has arrived: it
-    /// may begin once more on another connection.
+    /// By lane, the number behind the last message that has been charged to its link before it was taken, as not all of
+    /// it has arrived: it may begin once more on another connection.
     begun: [u64; LANES],
     owes_acknowledgements: bool,
     /// By stream, since when something has arrived that was not acknowledged; and how much of all of them.
     untold_since: [Timestamp; STREAMS],
     untold_bytes: u64,
+    /// Something of it is told at once.
+    tells_at_once: bool,
     /// Records that arrived and were held already.
     pub(crate) duplicates: u64,
 }
@@ -58,6 +60,7 @@ impl Streams {
             begun: [0; LANES],
             untold_since: [Timestamp::NEVER; STREAMS],
             untold_bytes: 0,
+            tells_at_once: false,
             duplicates: 0,
         }
     }
@@ -174,6 +177,28 @@ impl Streams {
         Ok(())
     }
 
+    /// A message is here that cannot be taken yet: its body is not, or it waits behind such a one. It must be held
+    /// already (false then), or be the next behind all that are held or wait.
+    pub(super) fn arrive(&mut self, head: &MessageHead) -> Result<bool, PeerMisbehaved> {
+        let (lane, found) = (head.lane, head.lane_sequence);
+        let held = self.received.next(Stream::Lane(lane));
+        if found < held {
+            return Ok(false);
+        }
+        let begun = &mut self.begun[lane.index()];
+        let expected = held.max(*begun);
+        if found > expected {
+            return Err(PeerMisbehaved::LaneOutOfSequence { lane, expected, found });
+        }
+        if found == expected {
+            *begun = found + 1;
+            if let Some(link) = head.link {
+                self.links.received(link, head.total_body_bytes)?;
+            }
+        }
+        Ok(true)
+    }
+
     /// A message is here, whole; false if it was held already, or if nobody is to have it any more.
     #[inline]
     pub(super) fn take(&mut self, message: &mut Message, now: Timestamp) -> Result<bool, PeerMisbehaved> {
@@ -191,7 +216,7 @@ impl Streams {
     /// Whether a message was charged to its link when it began, on this connection or on one before.
     #[inline]
     fn has_begun(&self, head: &MessageHead) -> bool {
-        let has_begun = self.begun[head.lane.index()] == head.lane_sequence + 1;
+        let has_begun = self.begun[head.lane.index()] > head.lane_sequence;
         has_begun && !sabotage::strikes(Bug::ChargeTwice)
     }
 
@@ -231,7 +256,12 @@ impl Streams {
     /// Whether so much has arrived that the peer is to be told at once.
     #[inline]
     pub(super) fn has_much_untold(&self) -> bool {
-        self.untold_bytes >= UNTOLD_BYTES_MAX && self.received.has_news()
+        (self.untold_bytes >= UNTOLD_BYTES_MAX || self.tells_at_once) && self.received.has_news()
+    }
+
+    /// Has the peer told at once of what has arrived: it holds something open until it is.
+    pub(super) fn tell_at_once(&mut self) {
+        self.tells_at_once = true;
     }
 
     /// Frames were packed, each with an acknowledgement.
@@ -249,7 +279,7 @@ impl Streams {
             }
         }
         if is_all {
-            self.untold_bytes = 0;
+            (self.untold_bytes, self.tells_at_once) = (0, false);
         }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Times {
     chunks: Starvation,
     /// A bulk message has begun to arrive, and its next chunk has not.
     bulk: Starvation,
+    /// Bodies are offered to the peer, which has not acknowledged them.
+    offers: Starvation,
 }
 
 /// Since when something waits for a limit of the peer to rise.
@@ -40,6 +42,7 @@ impl Times {
             frames: Starvation::default(),
             chunks: Starvation::default(),
             bulk: Starvation::default(),
+            offers: Starvation::default(),
         }
     }
 
@@ -65,6 +68,16 @@ impl Times {
     /// Whether a bulk message is unfinished after so many `chunks` of the connection.
     pub(super) fn note_bulk(&mut self, is_unfinished: bool, chunks: u64, now: Timestamp) {
         self.bulk.note(is_unfinished, chunks, now);
+    }
+
+    /// Whether offers are outstanding after so many were acknowledged.
+    pub(super) fn note_offers(&mut self, are_outstanding: bool, taken: u64, now: Timestamp) {
+        self.offers.note(are_outstanding, taken, now);
+    }
+
+    /// When the peer has acknowledged no offer for `timeout`.
+    pub(super) fn offers_due(&self, timeout: Duration) -> Timestamp {
+        self.offers.since.map_or(Timestamp::NEVER, |since| since + timeout)
     }
 
     /// When something has not gone on for too long; mostly there is nothing that should.

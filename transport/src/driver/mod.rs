@@ -304,6 +304,11 @@ impl<H: Handler> Driver<H> {
             WireEvent::Sent { channel } => self.core.sent(kind, channel),
             WireEvent::Accepted { channel, path, .. } => self.core.channel_open(kind, channel, path, true),
             WireEvent::Connected { channel, path } => self.core.channel_open(kind, channel, path, false),
+            WireEvent::Read { channel, read, outcome } => {
+                if let Some(id) = self.core.read_done(kind, channel, read, outcome) {
+                    self.pull(id);
+                }
+            }
             WireEvent::Closed { channel, reason } => {
                 if let Some(id) = self.core.channel_closed(kind, channel, &reason.to_string()) {
                     self.pull(id);

@@ -4,9 +4,10 @@ use super::address::Address;
 use crate::backend::inproc::{InprocNetwork, InprocWire};
 use crate::backend::tcp::{Engine, OpenError, TcpConfig, TcpWire};
 use crate::backend::{
-    Channel, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire, WireEvent,
-    WireKind,
+    Channel, ConnectError, ListenError, Listener, Listening, OneSided, Path, SendRefused, WaitPoint, Wire,
+    WireEvent, WireKind,
 };
+use crate::connection::ChannelTraits;
 use crate::pool::{GatherList, Pool};
 use crate::sync::Wakeup;
 use std::io;
@@ -96,6 +97,18 @@ impl Wires {
         gather: &mut GatherList,
     ) -> Result<(), SendRefused> {
         self.of(kind).send(channel, gather)
+    }
+
+    /// What a wire can do with memory of the other end.
+    #[inline]
+    pub(super) fn one_sided(&mut self, kind: WireKind) -> Option<&mut dyn OneSided> {
+        self.of(kind).one_sided()
+    }
+
+    /// What a session has to know of a channel that is open.
+    pub(super) fn traits(&mut self, kind: WireKind, channel: Channel, path: &Path) -> ChannelTraits {
+        let exposures_max = self.one_sided(kind).map_or(0, |wire| wire.exposures_max(channel));
+        ChannelTraits { packet_bytes: path.packet_bytes, exposures_max }
     }
 
     pub(super) fn close(&mut self, kind: WireKind, channel: Channel) {

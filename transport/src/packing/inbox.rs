@@ -1,6 +1,6 @@
 //! What has arrived, and how messages are cut out of it.
 
-use super::PackingRules;
+use super::{Descriptor, PackingRules};
 use crate::message::Message;
 use crate::pool::{BUFFER_BYTES_MAX, Body, Pool, PoolError, Segment, join_short_segments};
 use crate::proto::frame::{FrameBudget, FrameHeader, check_padding};
@@ -35,6 +35,8 @@ pub struct Inbox {
     unfinished: [Option<Unfinished>; LANES],
     /// Heads that lie across two segments, and control records.
     scratch: Vec<u8>,
+    /// Where the body is that was offered last.
+    descriptor: Descriptor,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,12 @@ pub enum Parsed {
         is_bulk: bool,
         /// It began in an earlier record, which was reported as [`Parsed::Part`].
         had_begun: bool,
+    },
+    /// A message whose body is not here but offered for a one-sided read: [`Inbox::descriptor`] says where, until the
+    /// next call. Its head says how long it is, and no more that it was offered.
+    Offer {
+        /// The message, without its body.
+        message: Message,
     },
     /// A part of a bulk message, which takes chunk credit.
     Part {
@@ -109,6 +117,7 @@ impl Inbox {
             frame: None,
             unfinished: Default::default(),
             scratch: Vec::with_capacity(HEAD_BYTES_MAX),
+            descriptor: Descriptor::new(),
         }
     }
 
@@ -167,6 +176,11 @@ impl Inbox {
     /// The bytes of the control record that was reported last.
     pub fn control_record(&self) -> &[u8] {
         &self.scratch
+    }
+
+    /// Where the body can be read that was reported last as offered.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
     }
 
     #[inline(never)] // see `next`
@@ -238,6 +252,9 @@ impl Inbox {
     fn take_message(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {
         let limits = self.limits;
         let (head, extensions) = MessageHead::parse(self.peek(head_bytes.into()), &limits)?;
+        if head.offered {
+            return self.take_offer(head_bytes, budget, pool);
+        }
         let extensions_at = head.extensions_at()..head.extensions_at() + extensions.as_bytes().len();
         if self.unfinished[head.lane.index()].is_some() {
             return Err(PeerMisbehaved::MessageBetweenChunks { lane: head.lane }.into());
@@ -257,6 +274,28 @@ impl Inbox {
         self.unfinished[head.lane.index()] =
             Some(Unfinished { message, progress, join_at_segments: SEGMENTS_BEFORE_JOINING });
         Ok(Some(Parsed::Part { begins: Some(head), missing_bytes }))
+    }
+
+    /// A message whose body is offered. What only concerns this connection is taken out of its head.
+    #[inline(never)] // rare, and no business of the others
+    fn take_offer(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {
+        let limits = self.limits;
+        let (head, extensions) = MessageHead::parse(self.peek(head_bytes.into()), &limits)?;
+        let mut descriptor = Descriptor::new();
+        // Parsed, so it is there and fits.
+        let _ = descriptor.try_extend_from_slice(extensions.offer().unwrap_or_default());
+        let at = head.extensions_at();
+        let extensions_at = at..at + extensions.without_offer().as_bytes().len();
+        if self.unfinished[head.lane.index()].is_some() {
+            return Err(PeerMisbehaved::MessageBetweenChunks { lane: head.lane }.into());
+        }
+        let mut after = budget;
+        let padding = after.take(head_bytes, 0)?;
+        let extensions = self.cut_extensions(head_bytes.into(), extensions_at, pool)?;
+        self.finish_record(after, head_bytes, 0, padding)?;
+        self.descriptor = descriptor;
+        let head = MessageHead { offered: false, ..head };
+        Ok(Some(Parsed::Offer { message: Message { head, extensions, body: Body::new(), position: 0 } }))
     }
 
     fn take_chunk(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {

@@ -9,18 +9,23 @@
 //!   and leaves in chunks, of which the peer grants two at a time.
 //! - Urgent goes before normal, and normal before bulk, whenever a frame begins; within a lane order is kept. A lane
 //!   that waits for chunk credit lets the others pass.
+//! - Where the connection has one-sided reads, bulk leaves as a record of its head that says where the body can be read
+//!   ([`Offers`]), and what is behind it in its lane goes on.
 //! - A body of [`COPY_BREAK_BYTES`](crate::pool::COPY_BREAK_BYTES) or more is passed on by reference.
 //!
 //! No descriptor, no clock, no thread. Both report what they did ([`PackingStats`]), so that a user sees what smaller
 //! messages would buy. They must never know what a link or a destination means.
 
 mod inbox;
+mod offers;
 mod outbox;
 
 pub use inbox::{Inbox, InboxError, Parsed};
+pub use offers::{Descriptor, Offers};
 pub use outbox::{Announcement, Outbox, OutboxFull, Windows};
 
 use crate::message::Message;
+use crate::proto::extension::offer_extension_bytes;
 use crate::proto::record::padded_head_bytes;
 use crate::proto::{FRAME_HEADER_BYTES, LINE_BYTES, MESSAGE_HEAD_BYTES, Parameters, record_aligned};
 
@@ -45,6 +50,8 @@ pub struct PackingStats {
     pub outgrew_bytes: u64,
     /// Chunks of bulk.
     pub chunks: u64,
+    /// Bodies that left as offers, for one-sided reads.
+    pub offers: u64,
     /// Bodies that were passed on by reference, in whole or in chunks.
     pub bodies_by_reference: u64,
     /// Bodies that were copied beside their heads, being shorter than the copy break. Empty ones are not counted.
@@ -72,6 +79,7 @@ impl PackingStats {
         self.outgrew += other.outgrew;
         self.outgrew_bytes += other.outgrew_bytes;
         self.chunks += other.chunks;
+        self.offers += other.offers;
         self.bodies_by_reference += other.bodies_by_reference;
         self.bodies_beside_head += other.bodies_beside_head;
     }
@@ -123,6 +131,15 @@ impl PackingRules {
         let extension_bytes = message.extensions.as_ref().map_or(0, |bytes| bytes.len());
         let needed = message.head.head_bytes_needed(extension_bytes);
         padded_head_bytes(offset, needed, message.body.len(), self.head_bytes_max)
+    }
+
+    /// Bytes of the record of a message whose body is offered with a descriptor of so many bytes; `None` if its head
+    /// would be too long.
+    fn offer_bytes(&self, message: &Message, descriptor_bytes: usize) -> Option<usize> {
+        let extension_bytes = message.extensions.as_ref().map_or(0, |bytes| bytes.len());
+        let offer_bytes = offer_extension_bytes(descriptor_bytes);
+        let bytes = message.head.head_bytes_needed(extension_bytes + offer_bytes);
+        (bytes <= self.head_bytes_max).then_some(bytes)
     }
 
     /// Whether a body of this size takes chunk credit.

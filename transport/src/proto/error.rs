@@ -137,6 +137,18 @@ pub enum PeerMisbehaved {
     #[error("acknowledged up to {found} of {stream}, of which {limit} were sent")]
     AcknowledgedUnsent { stream: Stream, found: u64, limit: u64 },
 
+    // ---- offers
+    #[error("a body of {body_bytes} bytes, or a mark for more, in a record whose body is offered")]
+    OfferWithBody { body_bytes: u32 },
+    #[error("an offered body without a descriptor as the last extension")]
+    OfferWithoutDescriptor,
+    #[error("the descriptor of an offered body in a record that offers none")]
+    OfferUnmarked,
+    #[error("an offered body in lane {lane:?}; one-sided reads were not negotiated")]
+    OfferNotNegotiated { lane: Lane },
+    #[error("{offers} offered bodies that are not acknowledged; the limit is {limit}")]
+    OfferOverrun { offers: usize, limit: usize },
+
     // ---- extension
     #[error("an extension of {bytes} bytes where {left} are left")]
     ExtensionPastEnd { bytes: u32, left: u32 },

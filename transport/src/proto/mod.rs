@@ -76,6 +76,16 @@ pub const LANES: usize = 3;
 /// that are ever unacknowledged (a message record whose body goes on counts as one): an urgent message waits behind two of them at worst.
 pub const CHUNKS_IN_FLIGHT_MAX: u64 = 2;
 
+/// The most bodies that an end offers for one-sided reads and that the peer has not acknowledged.
+///
+/// Each costs its sender an exposure and its receiver a read in flight. Sixteen of the shortest bulk
+/// (16 KiB) keep a wire of 100 Gbit/s busy for 20 us, which is more than a round trip there.
+pub const OFFERS_MAX: usize = 16;
+
+/// The longest descriptor of an offered body. What a wire needs to find it: for RDMA, an address, a
+/// length and a key, of a few pieces at most.
+pub const OFFER_BYTES_MAX: usize = 64;
+
 /// Rounds up to whole lines.
 pub const fn whole_lines(bytes: usize) -> usize {
     bytes.next_multiple_of(LINE_BYTES)

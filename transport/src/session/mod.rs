@@ -14,6 +14,7 @@
 
 mod backoff;
 mod links;
+mod one_sided;
 mod reconnect;
 mod state;
 mod terms;
@@ -83,5 +84,7 @@ pub struct Common {
     pub identity: Identity,
 }
 
+#[cfg(all(test, not(loom)))]
+mod offers_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -109,6 +109,7 @@ impl Terms {
 
 /// Compares proofs in a time that does not tell how much of a wrong one was right.
 fn is_same(shown: &SessionProof, right: &SessionProof) -> bool {
-    let differing = shown.0.iter().zip(&right.0).fold(0, |differing, (shown, right)| differing | (shown ^ right));
+    let differing =
+        shown.0.iter().zip(&right.0).fold(0, |differing, (shown, right)| differing | (shown ^ right));
     std::hint::black_box(differing) == 0
 }

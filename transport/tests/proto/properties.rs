@@ -48,13 +48,17 @@ fn numbers() -> impl Strategy<Value = (u64, Origin, MessageNumber, CorrelationId
 /// Heads of any message within the default limits; the body's length is free of its bytes.
 fn messages() -> impl Strategy<Value = MessageHead> {
     let body = prop_oneof![
-        (0..=16_384u32).prop_map(|bytes| (bytes, u64::from(bytes))),
-        (0..=32_768u32, 1..=(64u64 << 20) - 32_768)
-            .prop_map(|(bytes, more)| (bytes, u64::from(bytes) + more)),
+        (0..=16_384u32).prop_map(|bytes| (bytes, u64::from(bytes), false)),
+        (0..=32_768u32, 1..=(64u64 << 20) - 32_768).prop_map(|(bytes, more)| (
+            bytes,
+            u64::from(bytes) + more,
+            false
+        )),
+        (1..=64u64 << 20).prop_map(|total| (0, total, true)),
     ];
     let options = (any::<Option<[u8; 16]>>(), any::<Option<u32>>(), any::<(bool, bool, bool, bool)>());
     (kinds(), lanes(), links(), body, numbers(), options).prop_map(
-        |(kind, lane, link, (body_bytes, total_body_bytes), numbers, options)| {
+        |(kind, lane, link, (body_bytes, total_body_bytes, offered), numbers, options)| {
             let (lane_sequence, origin, message_number, correlation_id, incarnation, hop_count, attempt) =
                 numbers;
             let (address, deadline_us, (redelivered, copies, failure, linked)) = options;
@@ -64,6 +68,7 @@ fn messages() -> impl Strategy<Value = MessageHead> {
                 lane,
                 redelivered,
                 copies,
+                offered,
                 failure: failure && is_reply,
                 reply_address: address.map(ReplyAddress),
                 hop_count,
@@ -167,6 +172,15 @@ impl Said {
         }
         Ok(())
     }
+}
+
+/// These extensions, and behind them where the body is.
+fn with_offer(extensions: &[u8], descriptor: &[u8]) -> Vec<u8> {
+    let mut offer = [0; 72];
+    let mut writer = underlay::proto::extension::ExtensionWriter::of_offer(&mut offer);
+    writer.offer(descriptor).expect("a right descriptor");
+    let bytes = writer.written();
+    [extensions, &offer[..bytes]].concat()
 }
 
 fn texts() -> impl Strategy<Value = String> {
@@ -285,14 +299,22 @@ fn local(body: &HelloBody) -> LocalEnd {
 
 proptest! {
     #[test]
-    fn messages_survive(head in messages(), said in said(), padding in 0..8usize) {
-        let written = said.write();
+    fn messages_survive(
+        head in messages(),
+        said in said(),
+        descriptor in prop::collection::vec(any::<u8>(), 1..=64),
+        padding in 0..8usize,
+    ) {
+        let forwarded = said.write();
+        let written = if head.offered { with_offer(&forwarded, &descriptor) } else { forwarded.clone() };
         let head_bytes = head.head_bytes_needed(written.len()) + padding * 8;
         let mut out = vec![0xff; 4096];
         prop_assert_eq!(head.encode_into(&written, head_bytes, &mut out), Ok(head_bytes));
         let (found, extensions) = MessageHead::parse(&out[..head_bytes], &limits())?;
         prop_assert_eq!(found, head);
         prop_assert_eq!(extensions.as_bytes(), &written[..]);
+        prop_assert_eq!(extensions.offer(), head.offered.then_some(&descriptor[..]));
+        prop_assert_eq!(extensions.without_offer().as_bytes(), &forwarded[..]);
         said.check(extensions)?;
     }
 

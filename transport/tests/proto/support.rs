@@ -108,6 +108,7 @@ pub(crate) fn message() -> MessageHead {
         lane: Lane::Normal,
         redelivered: false,
         copies: false,
+        offered: false,
         failure: false,
         reply_address: None,
         hop_count: 0,

@@ -54,6 +54,7 @@ fn every_vector_is_checked_against_the_code() {
         "control-frame",
         "keep-alive",
         "must-understand",
+        "offer-frame",
         "optional-extension",
         "refusal",
         "reply-frame",
@@ -216,6 +217,37 @@ fn bulk_frame() {
     ];
     let header = FrameHeader { chunk_limit_low: 4, ..header(FrameKind::Data, Lane::Bulk, 18, 65, 70) };
     check_frame("bulk-frame", header, &records);
+}
+
+#[test]
+fn offer_frame() {
+    let head = MessageHead {
+        lane: Lane::Bulk,
+        offered: true,
+        link: LinkId::new(4),
+        lane_sequence: 71,
+        origin: CLIENT_ORIGIN,
+        message_number: MessageNumber(1004),
+        incarnation: Incarnation(7),
+        total_body_bytes: 1 << 20,
+        ..message()
+    };
+    let mut written = extensions(|writer| {
+        writer.destination(name("logs")).expect("a right name");
+    });
+    let mut offer = [0; 16];
+    underlay::proto::extension::ExtensionWriter::of_offer(&mut offer)
+        .offer(&counting::<12>(0xc0))
+        .expect("a right descriptor");
+    written.extend(offer);
+    let record = Written::Message(head, written, 88, vec![]);
+    check_frame("offer-frame", header(FrameKind::Data, Lane::Bulk, 23, 66, 72), &[record]);
+
+    let bytes = vector_file::bytes("offer-frame");
+    let (_, mut records) = Records::parse(&bytes, &limits()).expect("right");
+    let Some(Ok((Record::Message(_, found), b""))) = records.next() else { panic!("no message") };
+    assert_eq!(found.offer(), Some(&counting::<12>(0xc0)[..]));
+    assert_eq!(found.destination(), Some(name("logs")));
 }
 
 #[test]

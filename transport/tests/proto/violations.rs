@@ -166,7 +166,7 @@ fn record_cases() -> Vec<Case> {
         (Bad::HeadBytes { kind: 2, head_bytes: 56, min: 64, max: 4096 }, request(36, &[56])),
         (Bad::HeadBytes { kind: 4, head_bytes: 104, min: 32, max: 96 }, bulk(212, &[104])),
         (Bad::HeadBytesUnaligned { head_bytes: 153 }, request(36, &[153])),
-        (Bad::FlagsUnknown { kind: 2, flags: 0x40 }, request(34, &[0x72])),
+        (Bad::FlagsUnknown { kind: 2, flags: 0x80 }, request(34, &[0xb2])),
         (Bad::FlagsUnknown { kind: 4, flags: 2 }, bulk(210, &[2])),
         (Bad::FailureNotReply { kind: 2 }, request(34, &[0x1a])),
         (Bad::LinkMissing { kind: 2 }, request(44, &[0])),
@@ -192,6 +192,32 @@ fn record_cases() -> Vec<Case> {
             Received::default().check(Lane::Bulk, 1).expect_err("a gap"),
         ),
     ]
+}
+
+fn offer_cases() -> Vec<Case> {
+    let offer = |patches: &[Patch<'_>]| frame("offer-frame", patches);
+    vec![
+        (Bad::OfferWithBody { body_bytes: 5 }, request(34, &[0x72])),
+        (Bad::OfferWithBody { body_bytes: 0 }, offer(&[(34, &[0x44])])),
+        // An empty body cannot be offered.
+        (Bad::BodyTotal { body_bytes: 0, total_body_bytes: 0 }, offer(&[(90, &[0])])),
+        (Bad::MessageTooLong { body_bytes: (1 << 24) * 5, limit: 64 << 20 }, offer(&[(90, &[0, 5])])),
+        // Without it, of another type, or one that need not be understood.
+        (Bad::OfferWithoutDescriptor, offer(&[(104, &[0; 16])])),
+        (Bad::OfferWithoutDescriptor, offer(&[(104, &[0xfe, 0x7f])])),
+        (Bad::OfferWithoutDescriptor, offer(&[(105, &[0x7f])])),
+        (Bad::OfferUnmarked, offer(&[(34, &[0x04])])),
+        (Bad::ExtensionValue { kind: 0x7fff, bytes: 0 }, offer(&[(106, &[0]), (108, &[0; 12])])),
+        (Bad::ExtensionValue { kind: 0x7fff, bytes: 65 }, too_long_a_descriptor()),
+    ]
+}
+
+fn too_long_a_descriptor() -> Bad {
+    let mut head = vec![0; 144];
+    head[..64].copy_from_slice(&vector_file::bytes("offer-frame")[32..96]);
+    head[4] = 144;
+    head[64..68].copy_from_slice(&[0xff, 0xff, 65, 0]);
+    Record::parse(&head, &limits()).expect_err("the longest has 64 bytes")
 }
 
 fn extension_cases() -> Vec<Case> {
@@ -257,8 +283,8 @@ fn credit_cases() -> Vec<Case> {
 }
 
 fn cases() -> Vec<Case> {
-    [hello_cases(), frame_cases(), record_cases(), extension_cases(), control_cases(), credit_cases()]
-        .concat()
+    let of_frames = [frame_cases(), record_cases(), offer_cases(), extension_cases(), control_cases()];
+    [hello_cases(), of_frames.concat(), credit_cases()].concat()
 }
 
 #[test]
@@ -297,6 +323,8 @@ fn no_violation_is_without_a_case() {
         "LinkNotSettled",
         "LinkUnknown",
         "MessageBetweenChunks",
+        "OfferNotNegotiated",
+        "OfferOverrun",
         "ResumePosition",
         "SessionParameter",
         "SessionUnproven",
@@ -326,7 +354,9 @@ fn a_refusal_has_bounds_too() {
 
 #[test]
 fn what_is_within_the_limits_is_no_violation() {
-    for vector in ["bulk-frame", "control-frame", "keep-alive", "reply-frame", "request-frame"] {
+    let vectors =
+        ["bulk-frame", "control-frame", "keep-alive", "offer-frame", "reply-frame", "request-frame"];
+    for vector in vectors {
         let bytes = vector_file::bytes(vector);
         assert_eq!(rewrite(&bytes, &limits()), Ok(bytes), "{vector}");
     }

@@ -1,5 +1,6 @@
 //! What the driver's loop does with sessions and channels.
 
+use super::one_sided::do_one_sided;
 use super::{
     ChannelUser, ComingChannel, ConnectionId, Core, Entry, Resumed, STALLED_SLEEP, UsedChannel, find,
 };
@@ -26,13 +27,14 @@ impl Core {
         }
         let Some((id, ChannelUser::COMING)) = self.user(wire, channel) else { return };
         let entry = &mut self.entries[id.index()];
-        if entry.coming.as_ref().is_none_or(|coming| coming.given_up.is_some()) {
+        if entry.coming.as_ref().is_none_or(|coming| coming.is_given_up) {
             // Given up while it came up; the channel's end follows.
             return;
         }
         let Some(session) = entry.session.as_deref_mut() else { return };
         // The configuration was checked when the driver started.
-        let opened = session.channel_open(path.packet_bytes, self.now).ok().flatten();
+        let traits = self.wires.traits(wire, channel, &path);
+        let opened = session.channel_open(traits, self.now).ok().flatten();
         let Some(index) = opened else {
             self.give_up_coming(id, || CloseReason::Channel("not wanted any more".to_owned()));
             return;
@@ -42,7 +44,8 @@ impl Core {
     }
 
     fn channel_accepted(&mut self, wire: WireKind, channel: Channel, path: Path) {
-        let Ok(mut session) = Session::server(self.common.clone(), path.packet_bytes, self.now) else {
+        let traits = self.wires.traits(wire, channel, &path);
+        let Ok(mut session) = Session::server(self.common.clone(), traits, self.now) else {
             // It cannot happen: the configuration was checked when the driver started.
             return self.wires.close(wire, channel);
         };
@@ -72,7 +75,7 @@ impl Core {
         let wire = address.wire();
         match self.wires.connect(address) {
             Ok(channel) => {
-                entry.coming = Some(ComingChannel { wire, channel, given_up: None });
+                entry.coming = Some(ComingChannel { wire, channel, is_given_up: false });
                 self.users.set(wire, channel, id.index, ChannelUser::COMING);
                 Ok(())
             }
@@ -85,12 +88,16 @@ impl Core {
         }
     }
 
-    /// The channel that is coming up for a session is not wanted any more. Its end follows.
+    /// The channel that is coming up for a session is not wanted any more. For the session that is its end; until the
+    /// wire has let go of it there is no other one.
     pub(super) fn give_up_coming(&mut self, id: ConnectionId, reason: impl FnOnce() -> CloseReason) {
-        let coming = self.entries.get_mut(id.index()).and_then(|entry| entry.coming.as_mut());
-        if let Some(coming) = coming.filter(|coming| coming.given_up.is_none()) {
-            coming.given_up = Some(reason());
+        let Some(entry) = self.entries.get_mut(id.index()) else { return };
+        let coming = entry.coming.as_mut().filter(|coming| !coming.is_given_up);
+        if let (Some(coming), Some(session)) = (coming, &mut entry.session) {
+            coming.is_given_up = true;
             self.wires.close(coming.wire, coming.channel);
+            session.channel_failed(reason(), self.now);
+            self.mark_dirty(id.index);
         }
     }
 
@@ -106,11 +113,9 @@ impl Core {
         let entry = &mut self.entries[id.index()];
         let session = entry.session.as_deref_mut()?;
         if path == ChannelUser::COMING {
-            let given_up = entry.coming.take().and_then(|coming| coming.given_up);
-            session.channel_failed(
-                given_up.unwrap_or_else(|| CloseReason::Channel(reason.to_owned())),
-                self.now,
-            );
+            if entry.coming.take().is_some_and(|coming| !coming.is_given_up) {
+                session.channel_failed(CloseReason::Channel(reason.to_owned()), self.now);
+            }
         } else {
             if let Some(used) = &mut entry.channels[usize::from(path)] {
                 used.is_gone = true;
@@ -224,7 +229,11 @@ impl Core {
     pub(in crate::driver) fn pulled(&mut self, id: ConnectionId) {
         let Some(session) = find(&mut self.entries, id) else { return };
         match session.only_path() {
-            Some(path) if !session.wants_transmit(path) && !session.is_path_finished(path) => {
+            Some(path)
+                if !session.wants_transmit(path)
+                    && !session.wants_one_sided(path)
+                    && !session.is_path_finished(path) =>
+            {
                 self.set_session_timer(id);
             }
             _ => self.mark_dirty(id.index),
@@ -274,17 +283,13 @@ impl Core {
         let entry = &self.entries[id.index()];
         let Some(session) = &entry.session else { return };
         let next = session.next_timeout();
-        // While the first channel of all comes up, there is nothing in the session that has a time of its own.
-        if let Some(coming) = &entry.coming
-            && entry.channels.iter().all(Option::is_none)
-            && next == Timestamp::NEVER
-        {
-            if coming.given_up.is_some() {
-                self.connection_timers.clear(id.index());
-            }
-            return;
+        match &entry.coming {
+            // While the first channel of all comes up, there is nothing in the session that has a time of its own.
+            Some(_) if next == Timestamp::NEVER && entry.channels.iter().all(Option::is_none) => {}
+            // What is due waits for the end of a channel that was given up, which brings it here again.
+            Some(_) if next <= self.now => self.connection_timers.clear(id.index()),
+            _ => self.connection_timers.set(id.index(), next),
         }
-        self.connection_timers.set(id.index(), next);
     }
 
     fn note_stalled(&mut self, id: ConnectionId) {
@@ -363,13 +368,21 @@ impl Core {
         let (Some(session), Some(used)) = (&mut entry.session, &mut entry.channels[path]) else {
             return false;
         };
-        if used.is_sending || used.is_gone {
+        if used.is_gone {
             return false;
         }
         let mut stalls = false;
+        if session.wants_one_sided(path)
+            && let Some(wire) = self.wires.one_sided(used.wire)
+        {
+            stalls = do_one_sided(session, path, wire, used.channel, &mut self.pool, self.now);
+        }
+        if used.is_sending {
+            return stalls;
+        }
         if session.wants_transmit(path) {
             // When the pool is empty, what was packed leaves, and the rest is tried again later.
-            stalls = session.poll_transmit(path, self.now, &mut self.pool, &mut self.gather).is_err();
+            stalls |= session.poll_transmit(path, self.now, &mut self.pool, &mut self.gather).is_err();
             if !self.gather.is_empty() {
                 let outcome = self.wires.send(used.wire, used.channel, &mut self.gather);
                 used.is_sending = outcome != Err(SendRefused::NotOpen);
@@ -482,7 +495,7 @@ impl Core {
 
     /// Who uses a channel, and as which path.
     #[inline]
-    fn user(&self, wire: WireKind, channel: Channel) -> Option<(ConnectionId, u8)> {
+    pub(super) fn user(&self, wire: WireKind, channel: Channel) -> Option<(ConnectionId, u8)> {
         let ChannelUser { index, path } = self.users.of(wire, channel)?;
         let entry = self.entries.get(index as usize)?;
         let used = if path == ChannelUser::COMING {

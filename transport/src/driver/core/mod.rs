@@ -5,6 +5,7 @@
 //! together, and hands on what passes between them; `table` says which session uses which channel.
 
 mod channels;
+mod one_sided;
 mod table;
 
 use super::DriverConfig;
@@ -108,7 +109,7 @@ impl Core {
         let wires = open_wires(&config, &mut pool)?;
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         let terms = SessionTerms::default();
-        Connection::client(config.connection.clone(), &identity, 4096, terms, Timestamp::ZERO)?;
+        Connection::client(config.connection.clone(), &identity, 4096.into(), terms, Timestamp::ZERO)?;
         let soonest = config.connection.shortest_timeout();
         let common =
             Common { connection: config.connection.clone(), session: config.session.clone(), identity };
@@ -238,7 +239,7 @@ impl Core {
         let id = self.insert(Box::new(session), first.to_string());
         let entry = &mut self.entries[id.index()];
         entry.addresses = addresses.to_vec();
-        entry.coming = Some(ComingChannel { wire: first.wire(), channel, given_up: None });
+        entry.coming = Some(ComingChannel { wire: first.wire(), channel, is_given_up: false });
         self.users.set(first.wire(), channel, id.index, ChannelUser::COMING);
         self.connection_timers.set(id.index(), self.now + self.config.connection.handshake_timeout);
         Ok(id)

@@ -80,6 +80,11 @@ impl LaneQueue {
         self.messages.get_mut(self.cursor)
     }
 
+    /// The one of this number, be it kept or waiting.
+    pub(super) fn at(&self, sequence: u64) -> Option<&Message> {
+        self.messages.get(sequence.checked_sub(self.first)? as usize)
+    }
+
     /// Those that wait, in order.
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Message> {

@@ -10,12 +10,12 @@ mod lane;
 mod plan;
 mod write;
 
-use super::{PackingRules, PackingStats};
+use super::{Offers, PackingRules, PackingStats};
 use crate::message::Message;
 use crate::pool::{Body, BufferMut, COPY_BREAK_BYTES, GATHER_SEGMENTS_MAX, GatherList, Pool, PoolError};
 use crate::proto::credit::SendWindow;
 use crate::proto::serial::Received;
-use crate::proto::{LANES, Lane, PeerMisbehaved, STREAMS, Stream};
+use crate::proto::{LANES, Lane, OFFER_BYTES_MAX, PeerMisbehaved, STREAMS, Stream};
 use control::ControlQueue;
 use lane::LaneQueue;
 use plan::Plan;
@@ -38,6 +38,8 @@ pub struct Windows {
     pub frames: SendWindow,
     /// Chunks of bulk.
     pub chunks: SendWindow,
+    /// Bodies that may be, and are, offered for one-sided reads.
+    pub offers: Offers,
 }
 
 /// What every frame says of this end's receiving side.
@@ -192,6 +194,40 @@ impl Outbox {
     #[inline]
     fn positions(&self) -> [u64; LANES] {
         self.lanes.each_ref().map(LaneQueue::next_sequence)
+    }
+
+    /// Brings the offers of a connection up to date: which bodies they are for is known from what waits, and which may
+    /// be withdrawn from what is acknowledged. Only with `may_offer` further ones are wanted.
+    pub(crate) fn review_offers(&self, offers: &mut Offers, may_offer: bool) {
+        offers.settle(&self.lanes.each_ref().map(|lane| lane.acknowledgeable().0), &self.positions());
+        for lane in Lane::ALL.into_iter().filter(|_| may_offer) {
+            let queue = &self.lanes[lane.index()];
+            let is_offered = |message: &Message| {
+                self.rules.is_bulk(message.body.len() as u64)
+                    && self.rules.offer_bytes(message, OFFER_BYTES_MAX).is_some()
+            };
+            // What is leaving in chunks goes on so.
+            let from = queue.next_sequence() + u64::from(queue.chunked_bytes > 0);
+            offers.look_at(lane, from, |sequence| queue.at(sequence).map(is_offered));
+        }
+    }
+
+    /// Whether there are messages that [`Outbox::review_offers`] has not looked at.
+    pub(crate) fn wants_review(&self, offers: &Offers, may_offer: bool) -> bool {
+        if offers.is_off() {
+            return false;
+        }
+        let lanes = self.lanes.each_ref();
+        let waiting = lanes.map(|lane| {
+            let next = lane.next_sequence();
+            (next, if may_offer { lane.end_sequence() } else { next })
+        });
+        offers.wants_review(&lanes.map(|lane| lane.acknowledgeable().0), &waiting)
+    }
+
+    /// A message that waits, or that has left and is kept.
+    pub(crate) fn message(&self, lane: Lane, sequence: u64) -> Option<&Message> {
+        self.lanes[lane.index()].at(sequence)
     }
 
     /// What packing did so far.
@@ -359,3 +395,6 @@ fn gather_entries(body: &Body) -> usize {
 fn leaves_by_reference(body: &Body) -> bool {
     body.len() >= COPY_BREAK_BYTES
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

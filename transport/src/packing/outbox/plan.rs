@@ -2,6 +2,8 @@
 
 use super::control::NextRecord;
 use super::{Outbox, SEGMENTS_IN_FRAME_MAX, Windows, gather_entries, leaves_by_reference};
+use crate::message::Message;
+use crate::packing::offers::Offer;
 use crate::pool::BUFFER_BYTES_MAX;
 use crate::proto::{FRAME_HEADER_BYTES, LANES, LINE_BYTES, Lane};
 
@@ -25,6 +27,17 @@ pub(super) struct Plan {
     pub(super) records: usize,
     /// Entries of the gather list so far.
     pub(super) segments: usize,
+}
+
+/// How a bulk message leaves.
+enum Leaves {
+    /// In this frame, as an offer.
+    Offered,
+    /// As an offer, for which this frame has no room.
+    InNextFrame,
+    /// When it is exposed: the others pass.
+    Later,
+    InChunks,
 }
 
 impl Plan {
@@ -85,6 +98,12 @@ impl Outbox {
                 return true;
             }
             if self.rules.is_bulk(message.body.len() as u64) {
+                match self.plan_offer(lane, index, message, windows, plan) {
+                    Leaves::Offered => continue,
+                    Leaves::InNextFrame => return false,
+                    Leaves::Later => return true,
+                    Leaves::InChunks => {}
+                }
                 // Without credit the lane waits, and the others pass.
                 let allowed = windows.chunks.available() > 0;
                 let alone = allowed && plan.records == 0;
@@ -110,6 +129,34 @@ impl Outbox {
             plan.add(bytes, written);
         }
         true
+    }
+
+    /// Plans a bulk message that stands `index` behind the next of its lane as an offer, if it is one.
+    fn plan_offer(
+        &self,
+        lane: Lane,
+        index: usize,
+        message: &Message,
+        windows: &Windows,
+        plan: &mut Plan,
+    ) -> Leaves {
+        let queue = &self.lanes[lane.index()];
+        if windows.offers.is_off() || (index == 0 && queue.chunked_bytes > 0) {
+            return Leaves::InChunks;
+        }
+        let bytes = match windows.offers.of(lane, queue.next_sequence() + index as u64) {
+            Some(Offer::Refused) => return Leaves::InChunks,
+            Some(Offer::Exposed(descriptor)) => self.rules.offer_bytes(message, descriptor.len()),
+            _ => return Leaves::Later,
+        };
+        // It was found to fit with the longest descriptor.
+        let Some(bytes) = bytes else { return Leaves::InChunks };
+        if plan.records > 0 && !self.has_room(plan, bytes, bytes) {
+            return Leaves::InNextFrame;
+        }
+        plan.shared[lane.index()] = index + 1;
+        plan.add(bytes, bytes);
+        Leaves::Offered
     }
 
     /// Whether a planned frame has room for a record of so many bytes, of which `written` go into the buffer for heads.

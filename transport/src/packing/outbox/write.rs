@@ -3,7 +3,9 @@
 use super::plan::Plan;
 use super::{Announcement, HEAD_BUFFER_BYTES, Outbox, SEGMENTS_IN_FRAME_MAX, Windows, leaves_by_reference};
 use crate::message::Message;
+use crate::packing::Offers;
 use crate::pool::{BUFFER_BYTES_MAX, BufferMut, COPY_BREAK_BYTES, GatherList, Pool, PoolError};
+use crate::proto::extension::ExtensionWriter;
 use crate::proto::frame::{FrameHeader, FrameKind};
 use crate::proto::record::{ChunkHead, MessageHead};
 use crate::proto::serial::shorten;
@@ -51,7 +53,11 @@ impl Outbox {
         let mut offset = FRAME_HEADER_BYTES + plan.control_bytes;
         for lane in Lane::ALL {
             for _ in 0..plan.shared[lane.index()] {
-                offset += self.write_front(lane, offset, &mut heads, gather);
+                offset += if !windows.offers.is_off() && self.rules.is_bulk(self.first_body_bytes(lane)) {
+                    self.write_offer(lane, &mut windows.offers, &mut heads)
+                } else {
+                    self.write_front(lane, offset, &mut heads, gather)
+                };
             }
         }
         if data {
@@ -116,6 +122,7 @@ impl Outbox {
             body_bytes: body_bytes as u32,
             total_body_bytes: body_bytes as u64,
             lane_sequence,
+            offered: false,
             ..message.head
         };
         write_message_head(&head, message, head_bytes, heads);
@@ -134,6 +141,31 @@ impl Outbox {
         heads.put_zeros(record_bytes - head_bytes - body_bytes);
         self.stats.messages += 1;
         record_bytes
+    }
+
+    /// Writes the record of a lane's next message, whose body is offered; returns its bytes.
+    fn write_offer(&mut self, lane: Lane, offers: &mut Offers, heads: &mut BufferMut) -> usize {
+        let queue = &mut self.lanes[lane.index()];
+        let lane_sequence = queue.next_sequence();
+        // The plan has found both.
+        let (Some(message), Some(descriptor)) = (queue.front(), offers.leave(lane, lane_sequence)) else {
+            return 0;
+        };
+        let Some(head_bytes) = self.rules.offer_bytes(message, descriptor.len()) else { return 0 };
+        let total_body_bytes = message.body.len() as u64;
+        let head =
+            MessageHead { body_bytes: 0, total_body_bytes, lane_sequence, offered: true, ..message.head };
+        let extension_bytes = message.extensions.as_ref().map_or(0, |bytes| bytes.len());
+        let offer_at = heads.written().len() + head.extensions_at() + extension_bytes;
+        write_message_head(&head, message, head_bytes, heads);
+        let end = heads.written().len();
+        let mut extensions = ExtensionWriter::of_offer(&mut heads.written_mut()[offer_at..end]);
+        let fits = extensions.offer(&descriptor).is_ok();
+        debug_assert!(fits, "an offer was planned that cannot be written");
+        queue.advance(self.keeps);
+        self.stats.messages += 1;
+        self.stats.offers += 1;
+        head_bytes
     }
 
     /// Writes the first message's next chunk, which is its head too if nothing of it has left yet.
@@ -159,7 +191,13 @@ impl Outbox {
         let Some(message) = self.lanes[lane.index()].front() else { return Ok(()) };
         if from == 0 {
             let (body_bytes, total_body_bytes) = (body_bytes as u32, total as u64);
-            let head = MessageHead { body_bytes, total_body_bytes, lane_sequence: sequence, ..message.head };
+            let head = MessageHead {
+                body_bytes,
+                total_body_bytes,
+                lane_sequence: sequence,
+                offered: false,
+                ..message.head
+            };
             write_message_head(&head, message, head_bytes, &mut heads);
         } else {
             let head = ChunkHead {

@@ -3,7 +3,7 @@
 use super::model::{Says, Sender};
 use super::pieces::{Arrived, BodySize, Cutter, Spec, pool, settled};
 use crate::message::Message;
-use crate::packing::{Inbox, InboxError, Outbox, PackingRules, Windows};
+use crate::packing::{Inbox, InboxError, Offers, Outbox, PackingRules, Windows};
 use crate::pool::{BUFFER_BYTES_MAX, BUFFER_CLASSES, BufferMut, GatherList, Pool, PoolConfig};
 use crate::proto::Lane;
 use crate::proto::credit::SendWindow;
@@ -54,7 +54,14 @@ fn loaded(bodies: &mut Pool) -> (Outbox, Windows) {
         outbox.push(spec.build(&rules, number as u64, bodies)).unwrap();
         outbox.push_control(&[0x7e, 0, 0, 0, 8, 0, 0, 0]);
     }
-    (outbox, Windows { frames: SendWindow::new(1000, 4), chunks: SendWindow::new(1000, 0) })
+    (
+        outbox,
+        Windows {
+            frames: SendWindow::new(1000, 4),
+            chunks: SendWindow::new(1000, 0),
+            offers: Offers::default(),
+        },
+    )
 }
 
 #[test]
@@ -102,7 +109,7 @@ fn an_outbox_goes_on_where_the_pool_left_it() {
 }
 
 fn no_windows() -> Windows {
-    Windows { frames: SendWindow::new(0, 0), chunks: SendWindow::new(0, 0) }
+    Windows { frames: SendWindow::new(0, 0), chunks: SendWindow::new(0, 0), offers: Offers::default() }
 }
 
 fn send(gather: &mut GatherList, stream: &mut Vec<u8>) {

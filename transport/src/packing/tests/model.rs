@@ -3,7 +3,7 @@
 
 use super::pieces::{Spec, numbered};
 use crate::message::Message;
-use crate::packing::{Announcement, Outbox, PackingRules, PackingStats, Windows};
+use crate::packing::{Announcement, Offers, Outbox, PackingRules, PackingStats, Windows};
 use crate::pool::{COPY_BREAK_BYTES, GatherList, Pool};
 use crate::proto::credit::SendWindow;
 use crate::proto::extension::Extensions;
@@ -111,7 +111,7 @@ impl Sender {
             limits: parameters.limits(),
             rules,
             outbox: Outbox::new(rules, 10_000, u64::MAX),
-            windows: Windows { frames, chunks: SendWindow::new(2, 0) },
+            windows: Windows { frames, chunks: SendWindow::new(2, 0), offers: Offers::default() },
             says: Says::default(),
             expected: Says::default(),
             gather: GatherList::new(),

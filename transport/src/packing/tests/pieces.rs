@@ -221,6 +221,8 @@ pub(super) fn spec() -> impl Strategy<Value = Spec> {
 #[derive(Debug, Default)]
 pub(super) struct Arrived {
     pub(super) messages: Vec<Message>,
+    /// Messages whose bodies are offered, and where.
+    pub(super) offers: Vec<(Message, Vec<u8>)>,
     pub(super) controls: Vec<Vec<u8>>,
     pub(super) frames: u64,
     /// Chunk credit that the records took.
@@ -254,6 +256,9 @@ impl Arrived {
                 assert!(is_bulk || !had_begun);
                 self.chunks += u64::from(is_bulk);
                 self.messages.push(message);
+            }
+            Parsed::Offer { message } => {
+                self.offers.push((message, inbox.descriptor().to_vec()));
             }
             Parsed::Part { missing_bytes, .. } => {
                 assert!(missing_bytes > 0);

@@ -4,6 +4,7 @@ use super::model::Sender;
 use super::pieces::{Arrived, BodySize, Cutter, Spec, numbered, pool, settled};
 use crate::packing::{Inbox, Parsed};
 use crate::pool::{BUFFER_BYTES_MAX, Pool, SEGMENTS_MAX, Segment};
+use crate::proto::extension::ExtensionWriter;
 use crate::proto::frame::{FrameHeader, FrameKind};
 use crate::proto::record::{ChunkHead, MessageHead, MessageKind};
 use crate::proto::{Lane, LinkId, Parameters, Stream, whole_lines};
@@ -181,9 +182,57 @@ fn parts_say_what_is_missing() {
                     assert!(is_bulk && had_begun && message.body == *body);
                     missing.push((false, 0));
                 }
-                Parsed::Frame(_) | Parsed::Control | Parsed::FrameEnd => (),
+                Parsed::Frame(_) | Parsed::Control | Parsed::Offer { .. } | Parsed::FrameEnd => (),
             }
         }
     }
     assert_eq!(missing, [(true, 30_000), (false, 10_000), (false, 0)]);
+}
+
+/// The head of a message that offers its body, with an extension of its own before the offer.
+fn offered(total_body_bytes: u64, descriptor: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut own = [0; 64];
+    let mut writer = ExtensionWriter::new(&mut own);
+    writer.error(7, "before the offer").unwrap();
+    let bytes = writer.written();
+    let own = own[..bytes].to_vec();
+    let mut offer = [0; 72];
+    let mut writer = ExtensionWriter::of_offer(&mut offer);
+    writer.offer(descriptor).unwrap();
+    let bytes = writer.written();
+    let extensions = [&own[..], &offer[..bytes]].concat();
+    let head = MessageHead {
+        link: LinkId::new(1),
+        offered: true,
+        total_body_bytes,
+        ..crate::message::Message::new(MessageKind::Message, Default::default()).head
+    };
+    let mut record = vec![0; head.head_bytes_needed(extensions.len())];
+    let bytes = record.len();
+    head.encode_into(&extensions, bytes, &mut record).unwrap();
+    (record, own)
+}
+
+#[test]
+fn an_offer_is_found_in_any_pieces_and_leaves_nothing_in_the_head() {
+    let parameters = settled();
+    for descriptor_bytes in [1, 12, 64] {
+        let descriptor = numbered(descriptor_bytes, 3);
+        let (record, own) = offered(1 << 20, &descriptor);
+        let stream = frame(&record, &[]);
+        for cut in [1, 7, 100, stream.len()] {
+            let mut pool = pool(4 << 20);
+            let mut inbox = inbox(&parameters);
+            let mut arrived = Arrived::default();
+            for piece in stream.chunks(cut) {
+                inbox.push(in_a_buffer_of_its_own(piece, piece.len(), &mut pool));
+                arrived.take_all(&mut inbox, &mut pool).unwrap();
+            }
+            let [(message, found)] = &arrived.offers[..] else { panic!("{} offers", arrived.offers.len()) };
+            assert_eq!(*found, descriptor);
+            assert_eq!(message.extensions.as_deref(), Some(&own[..]));
+            assert_eq!((message.head.offered, message.head.total_body_bytes), (false, 1 << 20));
+            assert!(message.body.is_empty() && arrived.messages.is_empty() && arrived.chunks == 0);
+        }
+    }
 }

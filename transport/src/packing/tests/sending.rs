@@ -3,7 +3,7 @@
 use super::model::{Says, Sender};
 use super::pieces::{BodySize, Spec, body_in_pieces, numbered, parameters, pool, settled};
 use crate::message::Message;
-use crate::packing::{Outbox, PackingRules, PackingStats, Windows};
+use crate::packing::{Offers, Outbox, PackingRules, PackingStats, Windows};
 use crate::pool::GatherList;
 use crate::proto::credit::SendWindow;
 use crate::proto::frame::{FrameHeader, Records};
@@ -193,7 +193,11 @@ fn a_body_in_many_pieces_leaves_whether_or_not_it_was_joined() {
         let mut outbox = Outbox::new(rules, 10, 1 << 20);
         assert_eq!(outbox.takes_as_it_is(&body), rules.is_bulk(bytes as u64));
         outbox.push(Message::new(MessageKind::Reply, body)).unwrap();
-        let mut windows = Windows { frames: SendWindow::new(100, 4), chunks: SendWindow::new(100, 0) };
+        let mut windows = Windows {
+            frames: SendWindow::new(100, 4),
+            chunks: SendWindow::new(100, 0),
+            offers: Offers::default(),
+        };
         let (mut stream, mut gather) = (Vec::new(), GatherList::new());
         while outbox.fill(&mut windows, &mut Says::default().announcement(), &mut pool, &mut gather).unwrap()
             > 0

@@ -57,6 +57,8 @@ codes! {
         SessionTaken = 8,
         /// The sender met a fault of its own.
         InternalError = 9,
+        /// A body that was offered for a one-sided read could not be read, or was not in time.
+        ReadFailed = 10,
     }
 }
 
@@ -111,6 +113,8 @@ codes! {
         SessionUnknown = 8,
         /// The sender met a fault of its own.
         InternalError = 9,
+        /// A later attempt of the same client to resume the session was accepted before.
+        EpochOver = 10,
     }
 }
 

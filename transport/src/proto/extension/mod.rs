@@ -16,6 +16,12 @@ use super::text::Name;
 use super::{PeerMisbehaved, record_aligned};
 
 pub(super) const HEAD_BYTES: usize = 4;
+
+/// Bytes that an offer with a descriptor of so many bytes adds to the extensions of a message.
+pub const fn offer_extension_bytes(descriptor_bytes: usize) -> usize {
+    record_aligned(HEAD_BYTES + descriptor_bytes)
+}
+
 pub(super) const MUST_UNDERSTAND: u16 = 1 << 15;
 
 /// What of a record's extensions version 1 knows.
@@ -28,6 +34,10 @@ pub mod record_kind {
     pub const APPLICATION_HEADERS: u16 = 3;
     /// The error that a failed reply reports.
     pub const ERROR: u16 = 4;
+    /// Where the body of an offered message can be read. The highest type that there is, so that it
+    /// comes last: a connection appends it and takes it off without touching what stands before it.
+    /// It must be understood.
+    pub const OFFER: u16 = 0x7fff;
 }
 
 /// What of a hello's extensions version 1 knows.
@@ -61,6 +71,8 @@ pub mod wire_kind {
 pub enum ExtensionScope {
     /// In the head of a message.
     Record,
+    /// In the head of a message whose body is offered for a one-sided read.
+    OfferedRecord,
     /// In a hello.
     Hello,
 }
@@ -146,6 +158,20 @@ impl<'a> Extensions<'a> {
     /// The application's headers; none if it sent none.
     pub fn application_headers(&self) -> ApplicationHeaders<'a> {
         ApplicationHeaders::of(self.value(record_kind::APPLICATION_HEADERS).unwrap_or_default())
+    }
+
+    /// Where the body of an offered message can be read; `None` unless it comes last and must be
+    /// understood.
+    pub fn offer(&self) -> Option<&'a [u8]> {
+        let last = self.iter().last()?;
+        (last.kind == record_kind::OFFER && last.must_understand).then_some(last.value)
+    }
+
+    /// All but what only concerns the connection on which they came.
+    pub fn without_offer(&self) -> Self {
+        let Some(offer) = self.offer() else { return *self };
+        let offer_bytes = record_aligned(HEAD_BYTES + offer.len());
+        Self { entries: &self.entries[..self.entries.len() - offer_bytes] }
     }
 
     /// The error that a failed reply reports.

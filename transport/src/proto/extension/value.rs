@@ -3,7 +3,7 @@
 use super::{Extension, ExtensionScope, hello_kind, record_kind};
 use crate::proto::bytes::{array_at, u16_at};
 use crate::proto::text::{self, Name, PROCESS_NAME_BYTES_MAX, TextField};
-use crate::proto::{HEAD_BYTES_MAX, PeerMisbehaved};
+use crate::proto::{HEAD_BYTES_MAX, OFFER_BYTES_MAX, PeerMisbehaved};
 
 const TRACE_CONTEXT_BYTES: usize = 26;
 
@@ -11,19 +11,45 @@ const TRACE_CONTEXT_BYTES: usize = 26;
 pub(super) fn check(scope: ExtensionScope, extension: &Extension<'_>) -> Result<(), PeerMisbehaved> {
     let Extension { kind, value, must_understand } = *extension;
     match (scope, kind) {
-        (ExtensionScope::Record, record_kind::DESTINATION) => Name::parse(value).map(drop),
-        (ExtensionScope::Record, record_kind::TRACE_CONTEXT) => TraceContext::parse(value).map(drop),
-        (ExtensionScope::Record, record_kind::APPLICATION_HEADERS) => ApplicationHeaders::check(value),
-        (ExtensionScope::Record, record_kind::ERROR) => ServiceError::parse(value).map(drop),
-        (ExtensionScope::Hello, hello_kind::SECURITY) => check_securities(value),
-        (ExtensionScope::Hello, hello_kind::WIRES) => WireOffers::check(value),
-        (ExtensionScope::Hello, hello_kind::PROCESS_NAME) => process_name(value).map(drop),
-        (ExtensionScope::Hello, hello_kind::SESSION_PROOF | hello_kind::SESSION_TOKEN) => {
-            if value.len() == 32 { Ok(()) } else { Err(wrong_length(kind, value)) }
+        (ExtensionScope::Record, record_kind::OFFER) => Err(PeerMisbehaved::OfferUnmarked),
+        (ExtensionScope::OfferedRecord, record_kind::OFFER) => {
+            if (1..=OFFER_BYTES_MAX).contains(&value.len()) { Ok(()) } else { Err(wrong_length(kind, value)) }
         }
-        _ if must_understand => Err(PeerMisbehaved::ExtensionNotUnderstood { kind }),
-        _ => Ok(()),
+        (ExtensionScope::Record | ExtensionScope::OfferedRecord, _) => {
+            check_of_record(kind, value, must_understand)
+        }
+        (ExtensionScope::Hello, _) => check_of_hello(kind, value, must_understand),
     }
+}
+
+fn check_of_record(kind: u16, value: &[u8], must_understand: bool) -> Result<(), PeerMisbehaved> {
+    match kind {
+        record_kind::DESTINATION => Name::parse(value).map(drop),
+        record_kind::TRACE_CONTEXT => TraceContext::parse(value).map(drop),
+        record_kind::APPLICATION_HEADERS => ApplicationHeaders::check(value),
+        record_kind::ERROR => ServiceError::parse(value).map(drop),
+        _ => check_unknown(kind, must_understand),
+    }
+}
+
+fn check_of_hello(kind: u16, value: &[u8], must_understand: bool) -> Result<(), PeerMisbehaved> {
+    match kind {
+        hello_kind::SECURITY => check_securities(value),
+        hello_kind::WIRES => WireOffers::check(value),
+        hello_kind::PROCESS_NAME => process_name(value).map(drop),
+        hello_kind::SESSION_PROOF | hello_kind::SESSION_TOKEN => {
+            if value.len() == 32 {
+                Ok(())
+            } else {
+                Err(wrong_length(kind, value))
+            }
+        }
+        _ => check_unknown(kind, must_understand),
+    }
+}
+
+fn check_unknown(kind: u16, must_understand: bool) -> Result<(), PeerMisbehaved> {
+    if must_understand { Err(PeerMisbehaved::ExtensionNotUnderstood { kind }) } else { Ok(()) }
 }
 
 /// A value whose length is none that this extension can have. Extensions fit a head or a hello, so

@@ -26,6 +26,11 @@ impl<'a> ExtensionWriter<'a> {
         Self { out, written: 0, previous: 0, scope: ExtensionScope::Record }
     }
 
+    /// Writes extensions of an offered message to the beginning of `out`.
+    pub const fn of_offer(out: &'a mut [u8]) -> Self {
+        Self { out, written: 0, previous: 0, scope: ExtensionScope::OfferedRecord }
+    }
+
     pub(in crate::proto) const fn of_hello(out: &'a mut [u8]) -> Self {
         Self { out, written: 0, previous: 0, scope: ExtensionScope::Hello }
     }
@@ -81,6 +86,16 @@ impl<'a> ExtensionWriter<'a> {
     /// As [`ExtensionWriter::destination`].
     pub fn error(&mut self, code: u32, text: &str) -> Result<&mut Self, EncodeError> {
         self.put(record_kind::ERROR, [code.to_le_bytes().as_slice(), text.as_bytes()])
+    }
+
+    /// Where the body of an offered message can be read, behind everything else. The writer must have
+    /// been made by [`ExtensionWriter::of_offer`].
+    ///
+    /// # Errors
+    /// As [`ExtensionWriter::destination`], and [`EncodeError::Extension`] if the descriptor is empty
+    /// or too long.
+    pub fn offer(&mut self, descriptor: &[u8]) -> Result<&mut Self, EncodeError> {
+        self.put(record_kind::OFFER | MUST_UNDERSTAND, [descriptor])
     }
 
     /// Any extension as it is, known or not.

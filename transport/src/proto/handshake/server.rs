@@ -163,6 +163,11 @@ impl Proposal {
         self.local.end.capabilities.common(self.client.body.capabilities)
     }
 
+    /// Does not take these capabilities, whatever the client offers.
+    pub fn withhold(&mut self, capabilities: Capabilities) {
+        self.local.end.capabilities = self.local.end.capabilities.without(capabilities);
+    }
+
     /// Accepts: what is settled, and the hello to be sent.
     ///
     /// `session` resumes the client's session by naming it. Its expiry is reduced to what the client

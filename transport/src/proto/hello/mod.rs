@@ -107,10 +107,23 @@ pub struct Capabilities(pub u64);
 impl Capabilities {
     /// Deliveries are settled by [`super::control::Settle`].
     pub const SETTLEMENT: Self = Self(1 << 0);
+    /// Bodies are offered for one-sided reads. Of each connection, not of its session: offered only where the wire
+    /// beneath it can.
+    pub const ONE_SIDED_READS: Self = Self(1 << 1);
 
     /// What both have.
     pub const fn common(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What both these and the others have.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// What is left without the others.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` is there.

@@ -15,7 +15,8 @@ const MORE: u16 = 1 << 2;
 const FAILURE: u16 = 1 << 3;
 const DEADLINE: u16 = 1 << 4;
 const COPIES: u16 = 1 << 5;
-const FLAGS: u16 = REDELIVERED | REPLY_ADDRESS | MORE | FAILURE | DEADLINE | COPIES;
+const OFFERED: u16 = 1 << 6;
+const FLAGS: u16 = REDELIVERED | REPLY_ADDRESS | MORE | FAILURE | DEADLINE | COPIES | OFFERED;
 
 const REPLY_ADDRESS_BYTES: usize = 16;
 
@@ -31,6 +32,9 @@ pub struct MessageHead {
     /// Other copies of this message may be on their way, by other brokers or as other attempts; they are told apart by
     /// origin and message number.
     pub copies: bool,
+    /// Its body is not in the record but offered for a one-sided read, on this hop: the last extension says where it
+    /// is. Always false of a message in memory.
+    pub offered: bool,
     /// A reply that reports a failure; the error is in its extensions, its body, or both.
     pub failure: bool,
     /// Where the reply goes.
@@ -55,7 +59,7 @@ pub struct MessageHead {
     pub deadline_us: Option<u32>,
     /// The life of the requesting process; a reply echoes it.
     pub incarnation: Incarnation,
-    /// Bytes of the whole body. More than `body_bytes` says that chunks follow.
+    /// Bytes of the whole body. More than `body_bytes` says that chunks follow, or that it is offered.
     pub total_body_bytes: u64,
 }
 
@@ -76,6 +80,7 @@ impl MessageHead {
             lane: Lane::parse(head[1])?,
             redelivered: flags & REDELIVERED != 0,
             copies: flags & COPIES != 0,
+            offered: flags & OFFERED != 0,
             failure: flags & FAILURE != 0,
             reply_address: reply_address(head, flags, peek.head_bytes)?,
             hop_count: head[6],
@@ -92,8 +97,20 @@ impl MessageHead {
         };
         parsed.check(flags & MORE != 0, limits)?;
         let at = parsed.extensions_at();
+        if parsed.offered {
+            return parsed.with_offer(&head[at..], at);
+        }
         let extensions = Extensions::parse(&head[at..], at, ExtensionScope::Record)?;
         Ok((parsed, extensions))
+    }
+
+    /// The extensions of a message whose body is offered: the last says where.
+    fn with_offer(self, area: &[u8], at: usize) -> Result<(Self, Extensions<'_>), PeerMisbehaved> {
+        let extensions = Extensions::parse(area, at, ExtensionScope::OfferedRecord)?;
+        if extensions.offer().is_none() {
+            return Err(PeerMisbehaved::OfferWithoutDescriptor);
+        }
+        Ok((self, extensions))
     }
 
     fn check(&self, marked_more: bool, limits: &Limits) -> Result<(), PeerMisbehaved> {
@@ -104,8 +121,11 @@ impl MessageHead {
         if self.link.is_none() && kind != MessageKind::Reply {
             return Err(PeerMisbehaved::LinkMissing { kind: kind as u8 });
         }
+        if self.offered && (body_bytes > 0 || marked_more) {
+            return Err(PeerMisbehaved::OfferWithBody { body_bytes });
+        }
         let missing = total_body_bytes.checked_sub(u64::from(body_bytes));
-        if missing.is_none_or(|missing| (missing > 0) != marked_more) {
+        if missing.is_none_or(|missing| (missing > 0) != (marked_more || self.offered)) {
             return Err(PeerMisbehaved::BodyTotal { body_bytes, total_body_bytes });
         }
         if total_body_bytes > limits.message_bytes_max {
@@ -122,7 +142,7 @@ impl MessageHead {
 
     /// Whether the body goes on in chunks.
     pub const fn more(&self) -> bool {
-        self.total_body_bytes > self.body_bytes as u64
+        self.total_body_bytes > self.body_bytes as u64 && !self.offered
     }
 
     /// Where the extensions begin in the head: at 64, or at 80 behind a reply address.
@@ -193,6 +213,7 @@ impl MessageHead {
             | flag(self.failure, FAILURE)
             | flag(self.deadline_us.is_some(), DEADLINE)
             | flag(self.copies, COPIES)
+            | flag(self.offered, OFFERED)
     }
 }
 
@@ -230,7 +251,8 @@ pub struct HopChange {
 }
 
 impl HopChange {
-    /// Patches the fixed part of a head in place.
+    /// Patches the fixed part of a head in place. Not for one whose body is offered: that and the descriptor belong to
+    /// the connection on which it came.
     pub fn apply(&self, head: &mut [u8; MESSAGE_HEAD_BYTES]) {
         let mut flags = u16_at(head, 2);
         if self.redelivered {

@@ -151,8 +151,8 @@ impl Ledger {
     pub fn closed(&mut self, at: ActorId, with: Option<ActorId>, reason: &CloseReason) {
         let transition = match reason {
             // A hello that was on its way for so long that a later one of the same client has overtaken it.
-            CloseReason::HandshakeRefused(RefusalReason::Policy { text, .. })
-                if with.is_none() && text.starts_with("epoch ") =>
+            CloseReason::HandshakeRefused(RefusalReason::Policy { code: RefusalCode::Overtaken, .. })
+                if with.is_none() =>
             {
                 Transition::NotResumed
             }

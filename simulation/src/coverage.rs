@@ -65,6 +65,10 @@ pub enum Transition {
     HandshakeTimeout,
     /// One ended because a frame or a bulk message did not go on.
     Unfinished,
+    /// A session ended because it had no connection for too long, or its peer had ended it.
+    Expired,
+    /// Somebody asked for a session that had ended.
+    NotResumed,
     /// A session lost its connection.
     Interrupted,
     /// A session went on over another connection.
@@ -104,13 +108,16 @@ trait Kind: Copy + fmt::Debug + 'static {
     const ALL: &'static [(Self, u64)];
 }
 
-/// Whether the sessions outlive their connections yet. While they do not, a connection that is lost puts everything on
-/// it in doubt, and is reported as the end of its session; when they do, this is all that has to be changed for the
-/// oracle to demand that nothing is lost between two ends that live.
-pub const SESSIONS_OUTLIVE_CONNECTIONS: bool = false;
+/// The strict rule: sessions outlive their connections, so a connection that is lost excuses nothing, and a session that
+/// ends with one is a failure. Without it a lost connection puts everything on it in doubt.
+pub const SESSIONS_OUTLIVE_CONNECTIONS: bool = true;
 
 const fn with_sessions(least: u64) -> u64 {
     if SESSIONS_OUTLIVE_CONNECTIONS { least } else { 0 }
+}
+
+const fn without_sessions(least: u64) -> u64 {
+    if SESSIONS_OUTLIVE_CONNECTIONS { 0 } else { least }
 }
 
 impl Kind for Fault {
@@ -141,15 +148,17 @@ impl Kind for Transition {
         (Self::NotOpened, 100),
         (Self::ClosedHere, 1_000),
         (Self::ClosedByPeer, 1_000),
-        (Self::ChannelEnded, 1_000),
-        (Self::PeerSilent, 100),
-        (Self::PeerNotReading, 10),
+        (Self::ChannelEnded, without_sessions(1_000)),
+        (Self::PeerSilent, without_sessions(100)),
+        (Self::PeerNotReading, without_sessions(10)),
         (Self::HandshakeTimeout, 10),
         (Self::Unfinished, 0),
+        (Self::Expired, with_sessions(100)),
+        (Self::NotResumed, with_sessions(100)),
         (Self::Interrupted, with_sessions(1_000)),
         (Self::Resumed, with_sessions(1_000)),
         (Self::Moved, with_sessions(100)),
-        (Self::Leaving, with_sessions(100)),
+        (Self::Leaving, 0),
         (Self::Settled, with_sessions(10_000)),
         (Self::Redelivered, with_sessions(100)),
         (Self::OutOfCredit, 1_000),

@@ -90,10 +90,7 @@ fn report(summary: &Summary) -> ExitCode {
     }
     for failed in &summary.failed {
         println!("seed {} FAILED {}", failed.seed, failed.what);
-        println!(
-            "    replay: cargo run --profile checked -p underlay-simulation -- run --seed {} --trace",
-            failed.seed
-        );
+        println!("    {}", runner::replay(failed.seed));
     }
     if missing.is_empty() && summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -16,11 +16,11 @@ impl Random {
 
     /// Another generator that follows from this one and goes its own way.
     pub fn fork(&mut self) -> Self {
-        Self::new(self.next())
+        Self::new(self.number())
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.0;
         let result = a.wrapping_add(*d).rotate_left(23).wrapping_add(*a);
         let shifted = *b << 17;
@@ -37,7 +37,7 @@ impl Random {
     /// matter here.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
         let width = range.end.saturating_sub(range.start);
-        if width == 0 { range.start } else { range.start + self.next() % width }
+        if width == 0 { range.start } else { range.start + self.number() % width }
     }
 
     /// A place in a list of this length, which is not zero.
@@ -57,7 +57,7 @@ impl Random {
 
     /// Random bytes.
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        std::array::from_fn(|_| self.next() as u8)
+        std::array::from_fn(|_| self.number() as u8)
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
         let numbers = |seed| {
             std::iter::repeat_with({
                 let mut random = Random::new(seed);
-                move || random.next()
+                move || random.number()
             })
             .take(100)
             .collect::<Vec<_>>()

@@ -127,8 +127,9 @@ impl Handler for Watched {
         if self.peers.len() <= connection.index() {
             self.peers.resize(connection.index() + 1, None);
         }
-        self.peers[connection.index()] = Some(actor_of(&peer.peer));
-        self.oracle.ledger().opened(self.me);
+        let actor = actor_of(&peer.peer);
+        self.peers[connection.index()] = Some(actor);
+        self.oracle.ledger().opened(self.me, actor);
         self.broker.opened(core, connection, peer);
     }
 

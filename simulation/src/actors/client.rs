@@ -1,8 +1,7 @@
 //! A client, as it is shipped, and an application that calls by it.
 
 use super::producer::{any_lane, any_length};
-use super::service::Rebirth;
-use super::{Actor, Birth, Rest, addresses_of, leaks_of};
+use super::{Actor, Birth, Rest, addresses_of};
 use crate::network::{MICROSECOND, MILLISECOND, SECOND};
 use crate::oracle::{ActorId, CallEnd, Oracle, is_body_of, write_body};
 use crate::random::Random;
@@ -12,7 +11,6 @@ use std::rc::Rc;
 use std::time::Duration;
 use underlay::driver::{DriverConfig, Simulated};
 use underlay::proto::ReplySecret;
-use underlay::proto::control::CloseCode;
 use underlay::rpc::{CallError, CallFuture, Client, ClientConfig, Reply, ReplyDestination};
 use underlay::time::Timestamp;
 
@@ -41,10 +39,7 @@ pub(crate) struct ClientActor {
     replies: ReplyDestination,
     config: DriverConfig,
     random: Random,
-    rebirth: Rebirth,
     client: Option<Client>,
-    attempts: usize,
-    retry_at: Timestamp,
     call_at: Timestamp,
     calls: Vec<OpenCall>,
     now: Timestamp,
@@ -62,11 +57,10 @@ struct OpenCall {
 }
 
 impl ClientActor {
-    pub(crate) fn start(birth: Birth, plan: ClientPlan, rebirth: Rebirth) -> Self {
+    pub(crate) fn start(birth: Birth, plan: ClientPlan) -> Self {
         let (process, now) = (birth.process(), birth.now);
-        let (simulated, Rest { me, oracle, mut random, config, .. }) = birth.split();
+        let (simulated, Rest { me, oracle, mut random, config }) = birth.split();
         let replies = ReplyDestination::simulated(process, ReplySecret(random.bytes()), 1024);
-        let attempts = random.place(2);
         let call_at = now + Duration::from_nanos(plan.interval);
         let mut actor = Self {
             me,
@@ -75,10 +69,7 @@ impl ClientActor {
             replies,
             config,
             random,
-            rebirth,
             client: None,
-            attempts,
-            retry_at: Timestamp::NEVER,
             call_at,
             calls: Vec::new(),
             now,
@@ -91,8 +82,7 @@ impl ClientActor {
 
     fn begin(&mut self, simulated: Simulated) {
         let addresses = addresses_of(self.plan.peer);
-        let address = &addresses[self.attempts % addresses.len()];
-        self.attempts += 1;
+        let address = self.random.one_of(&addresses);
         let config = ClientConfig { driver: self.config.clone(), ..ClientConfig::default() };
         let replies = &self.replies;
         let client = simulated.during(|| replies.during(|| Client::begin_connect(address, config)));
@@ -100,7 +90,6 @@ impl ClientActor {
             Ok(client) => self.client = Some(client),
             Err(error) => self.oracle.ledger().fail(format!("a client does not start: {error}")),
         }
-        self.retry_at = Timestamp::NEVER;
     }
 
     /// Begins the calls that are due; true if there were any.
@@ -149,14 +138,12 @@ impl ClientActor {
         self.sessions = sessions;
     }
 
-    /// Takes what has ended. A client without a connection is done with.
+    /// Takes what has ended.
     fn collect(&mut self) {
         let (now, oracle) = (self.now, &self.oracle);
-        let mut is_lost = false;
         let random = &mut self.random;
         self.calls.retain_mut(|call| {
             if let Some(outcome) = call.future.try_take() {
-                is_lost |= matches!(outcome, Err(CallError::NotConnected { .. }));
                 let (end, why) = classify(call, outcome);
                 oracle.ledger().call_ended(call.number, end, &why);
                 return false;
@@ -170,10 +157,6 @@ impl ClientActor {
             }
             true
         });
-        if is_lost && !self.is_stopped {
-            self.client = None;
-            self.retry_at = now + Duration::from_micros(self.random.within(1_000..200_000));
-        }
     }
 }
 
@@ -195,10 +178,6 @@ fn classify(call: &OpenCall, outcome: Result<Reply, CallError>) -> (CallEnd, Str
 impl Actor for ClientActor {
     fn turn(&mut self, now: Timestamp) -> io::Result<bool> {
         self.now = now;
-        if now >= self.retry_at && !self.is_stopped {
-            let simulated = (self.rebirth)(now);
-            self.begin(simulated);
-        }
         if let Some(client) = &mut self.client {
             client.driver().set_time(now);
         }
@@ -213,26 +192,24 @@ impl Actor for ClientActor {
 
     fn next_due(&mut self) -> Timestamp {
         let own = match &self.client {
-            _ if self.is_stopped => Timestamp::NEVER,
-            Some(_) => self.call_at,
-            None => self.retry_at,
+            Some(_) if !self.is_stopped => self.call_at,
+            _ => Timestamp::NEVER,
         };
         self.client.as_mut().map_or(own, |client| own.min(client.driver().next_due()))
     }
 
     fn close(&mut self) {
         self.is_stopped = true;
-        if let Some(client) = &mut self.client {
-            client.driver().parts().0.close_all(CloseCode::Normal, "the application is done");
-        }
+        // Dropped, it says good-bye; without that it would connect again.
+        self.client = None;
     }
 
     fn is_closed(&mut self) -> bool {
-        self.client.as_mut().is_none_or(|client| client.driver().parts().0.connections() == 0)
+        self.client.is_none()
     }
 
     fn leaks(&mut self) -> Vec<String> {
-        self.client.as_mut().map_or_else(Vec::new, |client| leaks_of(client.driver()))
+        Vec::new()
     }
 }
 

@@ -31,6 +31,7 @@ use underlay::pool::PoolConfig;
 use underlay::proto::control::CloseCode;
 use underlay::proto::hello::ProcessIdentity;
 use underlay::proto::{Incarnation, Origin, Parameters, ProcessId};
+use underlay::session::SessionConfig;
 use underlay::time::Timestamp;
 
 /// One life of a process.
@@ -145,6 +146,16 @@ pub(crate) fn driver_config(random: &mut Random) -> DriverConfig {
             close_timeout: Duration::from_millis(300),
             send_queue_messages_max: *random.one_of(&[64, 1024]),
             ..ConnectionConfig::default()
+        },
+        session: SessionConfig {
+            expiry: Duration::from_millis(*random.one_of(&[1_500, 6_000, 6_000])),
+            reconnect_spread: Duration::from_millis(20),
+            reconnect_min: Duration::from_millis(10),
+            reconnect_max: Duration::from_millis(300),
+            attempt_timeout: Duration::from_millis(500),
+            return_after: Duration::from_millis(500),
+            connection_age: random.once_in(2).then(|| Duration::from_millis(random.within(300..3_000))),
+            ..SessionConfig::default()
         },
         connections_max: 64,
         ..DriverConfig::default()

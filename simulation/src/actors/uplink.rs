@@ -41,10 +41,10 @@ impl Uplink {
         if self.is_stopped || self.connection.is_some() {
             return;
         }
-        let address = &self.addresses[self.attempts % self.addresses.len()];
+        self.addresses.rotate_left(self.attempts % 2);
         self.attempts += 1;
-        self.wire = Some(address.wire());
-        match core.connect(address) {
+        self.wire = Some(self.addresses[0].wire());
+        match core.connect_by(&self.addresses) {
             Ok(connection) => self.connection = Some(connection),
             Err(error) => self.oracle.ledger().fail(format!("connecting was not even tried: {error}")),
         }
@@ -57,7 +57,7 @@ impl Uplink {
 
     pub(crate) fn opened(&mut self) {
         self.is_open = true;
-        self.oracle.ledger().opened(self.me);
+        self.oracle.ledger().opened(self.me, self.broker);
     }
 
     /// The session has ended: tries again in a while.

@@ -111,6 +111,8 @@ impl State {
             let end = &self.ends[place];
             if end.host == host && end.kind == kind && end.state != EndState::Free {
                 let channel = end.channel;
+                // What the wire was given is the kernel's, and outlives whoever gave it.
+                self.ends[place].is_sending = false;
                 self.close(host, kind, channel);
                 self.free_slot(host, kind, channel);
             }

@@ -64,7 +64,7 @@ impl Ledger {
     }
 
     /// A service was given a request.
-    pub fn handled(&mut self, service: ActorId, number: u64) {
+    pub fn handled(&mut self, service: ActorId, number: u64, is_redelivered: bool) {
         let Self { trace, names, now, .. } = self;
         trace.event(*now, service.0 as u64, 103, number, || {
             format!("{:<9} handles {number}", names[service.0])
@@ -74,7 +74,10 @@ impl Ledger {
             return self.fail(format!("{name} was given a request {number} that nobody has made"));
         };
         call.handled = call.handled.saturating_add(1);
-        if call.handled > 1 && !call.may_repeat {
+        if is_redelivered {
+            self.coverage.transition(Transition::Redelivered);
+        }
+        if call.handled > 1 && !call.may_repeat && !is_redelivered {
             self.fail(format!("{name} was given request {number}, which had been handled before"));
         }
         self.coverage.messages += 1;

@@ -81,7 +81,7 @@ fn pattern() -> &'static [u8] {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
     PATTERN.get_or_init(|| {
         let mut random = crate::random::Random::new(0);
-        (0..BODY_BYTES_MAX + 256).map(|_| random.next() as u8).collect()
+        (0..BODY_BYTES_MAX + 256).map(|_| random.number() as u8).collect()
     })
 }
 

@@ -7,7 +7,7 @@
 //!
 //! An excuse is that a process died, or that a session ended, at a time when the message could have been on its way
 //! between the two. While sessions end with their connections that excuses much; when they outlive them
-//! ([`SESSIONS_OUTLIVE_CONNECTIONS`](crate::coverage::SESSIONS_OUTLIVE_CONNECTIONS)), a connection that is cut ends no session, and so excuses nothing.
+//! ([`SESSIONS_OUTLIVE_CONNECTIONS`]), a connection that is cut ends no session, and so excuses nothing.
 //!
 //! What it must never know: how any of it is done.
 
@@ -18,13 +18,15 @@ pub use calls::CallEnd;
 pub use messages::{BODY_BYTES_MIN, expected_bytes};
 pub(crate) use messages::{is_body_of, number_of, write_body};
 
-use crate::coverage::{Coverage, Fault, Transition};
+use crate::coverage::{Coverage, Fault, SESSIONS_OUTLIVE_CONNECTIONS, Transition};
 use crate::trace::Trace;
 use calls::CallRecord;
 use messages::{OneWay, Reception};
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use underlay::connection::CloseReason;
+use underlay::proto::control::RefusalCode;
+use underlay::proto::handshake::RefusalReason;
 
 /// The oracle of a run; clones are the same one.
 #[derive(Debug, Clone)]
@@ -46,6 +48,8 @@ pub struct Ledger {
     failure: Option<String>,
     /// For each two processes, when a session between them last ended at either end, or one of them died.
     parted: Vec<Option<u64>>,
+    /// For each two processes, when the first one last saw a session with the second one come up.
+    opened: Vec<u64>,
     messages: Vec<OneWay>,
     /// How many of them were not delivered yet.
     missing: usize,
@@ -71,6 +75,7 @@ impl Oracle {
             coverage: Coverage::of_one_seed(),
             trace: Trace::new(is_printed),
             parted: vec![None; names.len() * names.len()],
+            opened: vec![0; names.len() * names.len()],
             names,
             failure: None,
             messages: Vec::with_capacity(2_048),
@@ -86,6 +91,18 @@ impl Oracle {
     pub fn ledger(&self) -> RefMut<'_, Ledger> {
         self.0.borrow_mut()
     }
+}
+
+/// What ends a connection and must not end a session.
+fn is_of_connection(reason: &CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::Channel(_)
+            | CloseReason::PeerSilent(_)
+            | CloseReason::PeerNotReading(_)
+            | CloseReason::FrameTimeout(_)
+            | CloseReason::BulkTimeout(_)
+    )
 }
 
 impl Ledger {
@@ -123,7 +140,9 @@ impl Ledger {
     }
 
     /// A session between two processes came up, as one of them sees it.
-    pub fn opened(&mut self, at: ActorId) {
+    pub fn opened(&mut self, at: ActorId, with: ActorId) {
+        let place = at.0 * self.names.len() + with.0;
+        self.opened[place] = self.now;
         self.coverage.transition(Transition::Opened);
         self.event(at, Transition::Opened, 0);
     }
@@ -131,12 +150,33 @@ impl Ledger {
     /// A session has ended, or never came up, as one end sees it; `with` is the other one if it had come up.
     pub fn closed(&mut self, at: ActorId, with: Option<ActorId>, reason: &CloseReason) {
         let transition = match reason {
+            // Whoever comes back to a broker that was born again, or after it has expired there.
+            CloseReason::HandshakeRefused(RefusalReason::Policy {
+                code: RefusalCode::SessionUnknown,
+                ..
+            }) if with.is_none() => Transition::NotResumed,
+            CloseReason::SessionUnknown(_) | CloseReason::Expired { .. } if with.is_some() => {
+                let with = with.unwrap_or(at);
+                let since = self.opened[at.0 * self.names.len() + with.0];
+                if matches!(reason, CloseReason::SessionUnknown(_))
+                    && !self.have_parted_since(at, with, since)
+                {
+                    let name = self.name(at).to_owned();
+                    return self
+                        .fail(format!("{name}: its session was forgotten by a peer that had not ended it"));
+                }
+                Transition::Expired
+            }
             CloseReason::Misbehaved(_) | CloseReason::HandshakeRefused(_) | CloseReason::Refused(_) => {
                 let name = self.name(at).to_owned();
                 return self
                     .fail(format!("{name}: a session ended as if somebody broke the protocol: {reason}"));
             }
             _ if with.is_none() => Transition::NotOpened,
+            _ if SESSIONS_OUTLIVE_CONNECTIONS && is_of_connection(reason) => {
+                let name = self.name(at).to_owned();
+                return self.fail(format!("{name}: a session ended with its connection: {reason}"));
+            }
             CloseReason::Local { .. } => Transition::ClosedHere,
             CloseReason::Peer { .. } => Transition::ClosedByPeer,
             CloseReason::HandshakeTimeout(_) => Transition::HandshakeTimeout,

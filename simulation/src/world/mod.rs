@@ -1,6 +1,6 @@
 //! A world: processes, the network between them, what happens to both, and virtual time.
 //!
-//! A [`World`] follows from its seed alone. It jumps from one event to the next, turns whoever has news or is due, does
+//! A world follows from its seed alone. It jumps from one event to the next, turns whoever has news or is due, does
 //! what the plan of faults says, and asks after each step whether anything is wrong. When the work is done it mends
 //! everything, waits until whatever can still arrive has arrived, closes everything, and looks for what is left.
 //!
@@ -43,6 +43,9 @@ const WORK_MAX: u64 = 120 * SECOND;
 /// What can still arrive has arrived so long after everything was mended.
 const REST_MAX: u64 = 60 * SECOND;
 
+/// So long after that, sessions without a peer have expired.
+const LATE_MAX: u64 = 7 * SECOND;
+
 /// Everything has closed within so much time.
 const CLOSE_MAX: u64 = 20 * SECOND;
 
@@ -74,7 +77,7 @@ impl World {
     fn new(seed: u64, is_printed: bool) -> Self {
         let mut random = Random::new(seed);
         let climate = crate::network::Climate::drawn(&mut random);
-        let network = Network::new(random.next(), climate, is_printed);
+        let network = Network::new(random.number(), climate, is_printed);
         let plan = Plan::drawn(&mut random);
         let oracle = Oracle::new(plan.names(), is_printed);
         let processes = plan.names().iter().map(|name| Process::new(network.host(name))).collect();
@@ -94,16 +97,17 @@ impl World {
             return self.fail("the work was not done in time");
         }
         self.mend();
-        let has_arrived = |world: &mut Self| {
+        let has_arrived = |world: &mut World| {
             let ledger = world.oracle.ledger();
             let is_settled = ledger.open_calls() == 0 && ledger.unexcused() == 0;
             drop(ledger);
             is_settled && world.backlog() == 0
         };
         if self.run_until(REST_MAX, has_arrived) {
-            // Whatever comes late comes now.
-            self.run_until(SECOND, |_| false);
-        } else {
+            // Whatever comes late comes now; sessions of the dead expire, and what they had is given out again.
+            self.run_until(LATE_MAX, |_| false);
+        }
+        if !self.run_until(REST_MAX, has_arrived) {
             let backlog = self.backlog();
             if backlog > 0 {
                 self.fail(&format!("{backlog} messages wait though everybody is there"));

@@ -162,7 +162,7 @@ impl Plan {
             Role::Service { broker } => {
                 Box::new(ServiceActor::start(birth, *broker, CALLS.to_owned(), rebirth))
             }
-            Role::Client(plan) => Box::new(ClientActor::start(birth, plan.clone(), rebirth)),
+            Role::Client(plan) => Box::new(ClientActor::start(birth, plan.clone())),
         }
     }
 }

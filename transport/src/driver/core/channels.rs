@@ -27,7 +27,7 @@ impl Core {
         }
         let Some((id, ChannelUser::COMING)) = self.user(wire, channel) else { return };
         let entry = &mut self.entries[id.index()];
-        if entry.coming.as_ref().is_none_or(|coming| coming.given_up.is_some()) {
+        if entry.coming.as_ref().is_none_or(|coming| coming.is_given_up) {
             // Given up while it came up; the channel's end follows.
             return;
         }
@@ -75,7 +75,7 @@ impl Core {
         let wire = address.wire();
         match self.wires.connect(address) {
             Ok(channel) => {
-                entry.coming = Some(ComingChannel { wire, channel, given_up: None });
+                entry.coming = Some(ComingChannel { wire, channel, is_given_up: false });
                 self.users.set(wire, channel, id.index, ChannelUser::COMING);
                 Ok(())
             }
@@ -88,12 +88,16 @@ impl Core {
         }
     }
 
-    /// The channel that is coming up for a session is not wanted any more. Its end follows.
+    /// The channel that is coming up for a session is not wanted any more. For the session that is its end; until the
+    /// wire has let go of it there is no other one.
     pub(super) fn give_up_coming(&mut self, id: ConnectionId, reason: impl FnOnce() -> CloseReason) {
-        let coming = self.entries.get_mut(id.index()).and_then(|entry| entry.coming.as_mut());
-        if let Some(coming) = coming.filter(|coming| coming.given_up.is_none()) {
-            coming.given_up = Some(reason());
+        let Some(entry) = self.entries.get_mut(id.index()) else { return };
+        let coming = entry.coming.as_mut().filter(|coming| !coming.is_given_up);
+        if let (Some(coming), Some(session)) = (coming, &mut entry.session) {
+            coming.is_given_up = true;
             self.wires.close(coming.wire, coming.channel);
+            session.channel_failed(reason(), self.now);
+            self.mark_dirty(id.index);
         }
     }
 
@@ -109,11 +113,9 @@ impl Core {
         let entry = &mut self.entries[id.index()];
         let session = entry.session.as_deref_mut()?;
         if path == ChannelUser::COMING {
-            let given_up = entry.coming.take().and_then(|coming| coming.given_up);
-            session.channel_failed(
-                given_up.unwrap_or_else(|| CloseReason::Channel(reason.to_owned())),
-                self.now,
-            );
+            if entry.coming.take().is_some_and(|coming| !coming.is_given_up) {
+                session.channel_failed(CloseReason::Channel(reason.to_owned()), self.now);
+            }
         } else {
             if let Some(used) = &mut entry.channels[usize::from(path)] {
                 used.is_gone = true;
@@ -281,17 +283,13 @@ impl Core {
         let entry = &self.entries[id.index()];
         let Some(session) = &entry.session else { return };
         let next = session.next_timeout();
-        // While the first channel of all comes up, there is nothing in the session that has a time of its own.
-        if let Some(coming) = &entry.coming
-            && entry.channels.iter().all(Option::is_none)
-            && next == Timestamp::NEVER
-        {
-            if coming.given_up.is_some() {
-                self.connection_timers.clear(id.index());
-            }
-            return;
+        match &entry.coming {
+            // While the first channel of all comes up, there is nothing in the session that has a time of its own.
+            Some(_) if next == Timestamp::NEVER && entry.channels.iter().all(Option::is_none) => {}
+            // What is due waits for the end of a channel that was given up, which brings it here again.
+            Some(_) if next <= self.now => self.connection_timers.clear(id.index()),
+            _ => self.connection_timers.set(id.index(), next),
         }
-        self.connection_timers.set(id.index(), next);
     }
 
     fn note_stalled(&mut self, id: ConnectionId) {

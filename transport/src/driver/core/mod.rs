@@ -239,7 +239,7 @@ impl Core {
         let id = self.insert(Box::new(session), first.to_string());
         let entry = &mut self.entries[id.index()];
         entry.addresses = addresses.to_vec();
-        entry.coming = Some(ComingChannel { wire: first.wire(), channel, given_up: None });
+        entry.coming = Some(ComingChannel { wire: first.wire(), channel, is_given_up: false });
         self.users.set(first.wire(), channel, id.index, ChannelUser::COMING);
         self.connection_timers.set(id.index(), self.now + self.config.connection.handshake_timeout);
         Ok(id)

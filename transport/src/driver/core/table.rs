@@ -1,7 +1,6 @@
 //! The sessions of a driver, and the channels that they use.
 
 use crate::backend::{Channel, WireKind};
-use crate::connection::CloseReason;
 use crate::driver::address::Address;
 use crate::session::{PATHS_MAX, Session};
 use std::fmt;
@@ -59,11 +58,11 @@ impl UsedChannel {
     }
 }
 
-/// A channel that is coming up, unless this end has given it up for this reason.
+/// A channel that is coming up, unless this end has given it up.
 pub(super) struct ComingChannel {
     pub(super) wire: WireKind,
     pub(super) channel: Channel,
-    pub(super) given_up: Option<CloseReason>,
+    pub(super) is_given_up: bool,
 }
 
 /// Who uses a channel, by its wire and slot.

@@ -395,3 +395,6 @@ fn gather_entries(body: &Body) -> usize {
 fn leaves_by_reference(body: &Body) -> bool {
     body.len() >= COPY_BREAK_BYTES
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,4 +1,13 @@
 //! One end of a session: its connections, and when it is over.
+//!
+//! `accepting` is the handshake of the end that was connected to, `changing` how it goes on from connection to
+//! connection, `ending` its timeouts and its end.
+
+mod accepting;
+mod changing;
+mod ending;
+
+pub use accepting::SESSION_UNKNOWN;
 
 use super::one_sided::{ReadLosses, lasting};
 use super::reconnect::Reconnect;
@@ -7,17 +16,17 @@ use super::{Common, SessionConfig};
 use crate::connection::{ChannelTraits, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams};
 use crate::packing::PackingStats;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
-use crate::proto::control::{CloseCode, RefusalCode};
-use crate::proto::handshake::{LocalFault, Negotiated, Proposal};
-use crate::proto::hello::{Capabilities, ProcessIdentity, SessionTerms};
-use crate::proto::{PeerMisbehaved, STREAMS, SessionId, SessionToken};
+use crate::proto::STREAMS;
+use crate::proto::control::CloseCode;
+use crate::proto::handshake::LocalFault;
+use crate::proto::hello::ProcessIdentity;
 use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Connections that a session can have at a time: one in use, one that comes up, and those in whose place there is a
-/// newer one. When there are more of those, the oldest is ended at once.
+/// newer one. A client that needs room for another ends those at once; a server refuses it until their grace is over.
 pub const PATHS_MAX: usize = 4;
 
 /// One end of a session, from the first byte of its first connection to its end.
@@ -273,122 +282,6 @@ impl Session {
     }
 }
 
-/// The handshake of the end that was connected to.
-impl Session {
-    /// What the client of a path proposes that waits for a decision.
-    pub fn proposal(&self, path: usize) -> Option<&Proposal> {
-        self.paths[path].as_ref()?.connection.proposal()
-    }
-
-    /// Accepts a new session, under this name and with this token for its next connection. With neither, or if the
-    /// client wants none, nothing outlives the connection.
-    pub fn accept(&mut self, path: usize, id: SessionId, token: SessionToken) {
-        let Some(path) = &mut self.paths[path] else { return };
-        let Some(proposal) = path.connection.proposal() else { return };
-        let wanted = proposal.client().body.session;
-        let expiry_ms = expiry_ms(&self.common.session).min(wanted.expiry_ms);
-        let terms = if expiry_ms == 0 {
-            path.connection.withhold(Capabilities::ONE_SIDED_READS);
-            SessionTerms::default()
-        } else {
-            let epoch = wanted.epoch;
-            SessionTerms {
-                session: Some(id),
-                epoch,
-                expiry_ms,
-                token: Some(token),
-                ..SessionTerms::default()
-            }
-        };
-        path.connection.accept(terms);
-    }
-
-    /// Refuses the client of a path.
-    pub fn refuse(&mut self, path: usize, code: RefusalCode, text: &str, now: Timestamp) {
-        if let Some(path) = &mut self.paths[path] {
-            path.connection.refuse(code, text, now);
-        }
-    }
-
-    /// Takes a path out, to be a connection of another session.
-    pub(crate) fn take_path(&mut self, path: usize) -> Option<Connection> {
-        let path = self.paths[path].take()?;
-        self.path_count -= 1;
-        Some(path.connection)
-    }
-
-    /// Whether the session may go on over the connection of a client that proposes this; with the token that it has
-    /// shown, if so.
-    ///
-    /// # Errors
-    /// A code and a text for the client. Whoever does not know the token learns no more than that.
-    pub fn check_resume(&self, proposal: &Proposal) -> Result<SessionToken, (RefusalCode, String)> {
-        let unknown = || (RefusalCode::SessionUnknown, SESSION_UNKNOWN.to_owned());
-        let (asked, peer) = (&proposal.client().body.session, proposal.client().body.process);
-        let (Some(terms), Some(streams)) = (&self.terms, &self.streams) else { return Err(unknown()) };
-        let is_peer = self
-            .peer
-            .is_some_and(|known| (known.process, known.incarnation) == (peer.process, peer.incarnation));
-        if matches!(self.state, State::Ended | State::Opening) || self.closing.is_some() || !is_peer {
-            return Err(unknown());
-        }
-        let token = terms.shown(asked.proof).ok_or_else(unknown)?;
-        if !self.has_room() {
-            let text =
-                format!("the session has {PATHS_MAX} connections; try again when one of them has ended");
-            return Err((RefusalCode::ResourceLimit, text));
-        }
-        if asked.epoch <= terms.epoch {
-            let text = format!("epoch {} is over; the session is in epoch {}", asked.epoch, terms.epoch);
-            return Err((RefusalCode::MalformedHello, text));
-        }
-        let checked = streams.check_resume(&proposal.parameters(), &asked.resume);
-        checked.map(|()| token).map_err(|violation| (RefusalCode::MalformedHello, violation.to_string()))
-    }
-
-    /// Goes on over the connection of a client whose proposal was checked; `next` is the token for the time after. Says
-    /// which path it is, unless there was no room. The switch comes with the next [`Session::poll_event`].
-    pub(crate) fn resume(
-        &mut self,
-        mut connection: Connection,
-        shown: SessionToken,
-        next: SessionToken,
-    ) -> Option<usize> {
-        if let (Some(terms), Some(streams), Some(proposal)) =
-            (&mut self.terms, &mut self.streams, connection.proposal())
-        {
-            streams.received.hold_back();
-            terms.epoch = proposal.client().body.session.epoch;
-            terms.give(shown, next);
-            let answer = SessionTerms {
-                session: Some(terms.id),
-                epoch: terms.epoch,
-                expiry_ms: millis(terms.expiry),
-                resume: streams.received.positions(),
-                proof: Some(shown.server_proof()),
-                token: Some(next),
-            };
-            self.withhold_reads(&mut connection);
-            connection.accept(answer);
-        }
-        // Only what the newest hello gave counts from now on.
-        self.paths.iter_mut().flatten().for_each(|path| path.gave_token = false);
-        let index = self.add_path(connection)?;
-        if let Some(path) = &mut self.paths[index] {
-            path.gave_token = true;
-        }
-        Some(index)
-    }
-
-    /// Its name, if it outlives its connections.
-    pub fn id(&self) -> Option<SessionId> {
-        self.terms.as_ref().map(|terms| terms.id)
-    }
-}
-
-/// What a client is told that asks for a session which is not here, or which is not its own.
-pub const SESSION_UNKNOWN: &str = "no session of this name can be resumed with this proof";
-
 /// What comes in, and what goes out.
 impl Session {
     /// Takes bytes that arrived on a path. What they mean is asked of [`Session::poll_event`].
@@ -569,328 +462,12 @@ impl Session {
 }
 
 /// What a look at a path has come to.
-#[allow(clippy::large_enum_variant)] // for what is rare: messages do not come this way
+#[allow(clippy::large_enum_variant)] // looked at where it is returned, and never kept
 enum Polled {
     Event(ConnectionEvent),
     /// The session has changed: look again.
     Again,
     Nothing,
-}
-
-/// How it goes on from connection to connection.
-impl Session {
-    /// The handshake of a path is done.
-    fn opened(&mut self, index: usize, negotiated: Box<Negotiated>, now: Timestamp) {
-        if matches!(self.state, State::Ended) {
-            return;
-        }
-        if self.streams.is_none() {
-            return self.begin(index, negotiated, now);
-        }
-        if let Err(violation) = self.check_resumed(&negotiated) {
-            return self.fail_candidate(index, violation, now);
-        }
-        let Some(streams) = &mut self.streams else { return };
-        let resumed =
-            streams.resume(&negotiated.parameters, &negotiated.send_from, &negotiated.receive_from, now);
-        if let Err(violation) = resumed {
-            return self.fail_candidate(index, violation, now);
-        }
-        if let (Some(terms), Some(reconnect)) = (&mut self.terms, &mut self.reconnect) {
-            terms.renew(&negotiated.session);
-            reconnect.succeeded(&self.common.session, now);
-        }
-        if self.is_in_vain(&negotiated.send_from) {
-            let times = self.progress.in_vain;
-            return self.end(CloseReason::ResumedInVain(times), now);
-        }
-        self.go_on(index, now);
-    }
-
-    /// The first handshake is done.
-    fn begin(&mut self, index: usize, negotiated: Box<Negotiated>, now: Timestamp) {
-        let is_client = self.reconnect.is_some();
-        self.terms = Terms::settled(&negotiated.session);
-        let (config, outlives) = (&self.common.connection, self.terms.is_some());
-        let may_settle = negotiated.capabilities.contains(Capabilities::SETTLEMENT);
-        self.streams = Some(Streams::new(config, negotiated.parameters, is_client, outlives, may_settle));
-        self.peer = Some(negotiated.peer);
-        self.use_path(index);
-        self.state = State::Live;
-        if let Some(path) = self.paths[index].as_mut().filter(|_| !outlives) {
-            path.connection.forbid_offers();
-        }
-        if let Some(reconnect) = &mut self.reconnect {
-            reconnect.succeeded(&self.common.session, now);
-        }
-        self.events.push_back(ConnectionEvent::Opened(negotiated));
-    }
-
-    fn use_path(&mut self, index: usize) {
-        self.current = Some(index);
-        if let Some(path) = &mut self.paths[index] {
-            path.is_open = true;
-        }
-    }
-
-    /// Whether what a server has answered is the session that was asked for. Its own server's end is checked before it
-    /// answers.
-    fn check_resumed(&self, negotiated: &Negotiated) -> Result<(), PeerMisbehaved> {
-        let Some(terms) = &self.terms else { return Err(PeerMisbehaved::SessionUnproven) };
-        if self.reconnect.is_none() {
-            return Ok(());
-        }
-        let (_, expected) = terms.proofs();
-        let is_same = negotiated.session.session == Some(terms.id);
-        if !is_same || negotiated.session.proof != Some(expected) {
-            return Err(PeerMisbehaved::SessionUnproven);
-        }
-        Ok(())
-    }
-
-    /// A connection that came up is not one of this session.
-    fn fail_candidate(&mut self, index: usize, violation: PeerMisbehaved, now: Timestamp) {
-        if let Some(path) = &mut self.paths[index] {
-            path.connection.abort(violation.into(), now);
-        }
-    }
-
-    /// Counts how often it was resumed at the same positions although something waits for the peer.
-    fn is_in_vain(&mut self, positions: &[u64; STREAMS]) -> bool {
-        let waits = self
-            .streams
-            .as_ref()
-            .is_some_and(|streams| streams.outbox.waiting_messages() + streams.outbox.waiting_control() > 0);
-        let is_same = *positions == self.progress.positions;
-        self.progress.positions = *positions;
-        self.progress.in_vain = if is_same && waits { self.progress.in_vain + 1 } else { 0 };
-        self.progress.in_vain > self.common.session.resumes_max
-    }
-
-    /// From now on the streams are sent on this path.
-    fn go_on(&mut self, index: usize, now: Timestamp) {
-        let is_client = self.reconnect.is_some();
-        let grace = self.common.connection.close_timeout;
-        for (other, path) in self.paths.iter_mut().enumerate() {
-            let Some(path) = path.as_mut().filter(|path| other != index && path.is_open) else { continue };
-            if path.retired_at != Timestamp::NEVER {
-                continue;
-            }
-            path.connection.supersede();
-            // The end that connected has the other one close first, so that no port of its own is kept for it.
-            if is_client {
-                path.connection.retire(now);
-            }
-            path.retired_at = if is_client { now } else { now + grace };
-        }
-        self.use_path(index);
-        // A close that was under way on the connection before goes on here, behind what is sent again.
-        if let (Some((code, text)), Some(path)) = (&self.closing, &mut self.paths[index]) {
-            path.connection.close(*code, text, now);
-        }
-        let interrupted_for = match std::mem::replace(&mut self.state, State::Live) {
-            State::Interrupted { since, .. } => {
-                self.counts.resumed += 1;
-                now.since(since)
-            }
-            _ => {
-                self.counts.moved += 1;
-                Duration::ZERO
-            }
-        };
-        self.events.push_back(ConnectionEvent::Resumed { path: index, interrupted_for });
-        if let Some(streams) = &mut self.streams {
-            let events = &mut self.events;
-            streams.links.take_writable(|link| events.push_back(ConnectionEvent::Writable { link }));
-        }
-    }
-
-    /// A connection has ended.
-    fn path_closed(&mut self, index: usize, reason: CloseReason, now: Timestamp) {
-        if matches!(self.state, State::Ended) {
-            return;
-        }
-        if matches!(self.state, State::Opening) {
-            return self.end(reason, now);
-        }
-        if self.current != Some(index) {
-            let was_candidate = self.paths[index].as_ref().is_some_and(|path| !path.is_open);
-            // One that was retired is missed by nobody.
-            return if was_candidate {
-                self.candidate_closed(&reason, now)
-            };
-        }
-        self.current = None;
-        self.count_read_loss(&reason);
-        if self.closing.is_some() || self.terms.is_none() || !reason.is_loss() {
-            return self.end(reason, now);
-        }
-        self.interrupt(reason, now);
-    }
-
-    /// A connection has ended that never came to be in use.
-    fn candidate_closed(&mut self, reason: &CloseReason, now: Timestamp) {
-        let is_interrupted = matches!(self.state, State::Interrupted { .. });
-        if let Some(streams) = &mut self.streams {
-            streams.received.tell_all();
-        }
-        self.attempt_failed(now);
-        if let CloseReason::Refused(refusal) = reason
-            && refusal.code == RefusalCode::SessionUnknown
-            && is_interrupted
-        {
-            self.end(CloseReason::SessionUnknown(refusal.text().to_owned()), now);
-        }
-    }
-
-    fn attempt_failed(&mut self, now: Timestamp) {
-        let is_interrupted = matches!(self.state, State::Interrupted { .. });
-        if let Some(reconnect) = &mut self.reconnect {
-            reconnect.failed(is_interrupted, &self.common.session, now);
-        }
-    }
-
-    fn interrupt(&mut self, reason: CloseReason, now: Timestamp) {
-        let is_silent = !matches!(
-            reason,
-            CloseReason::Channel(_) | CloseReason::Peer { .. } | CloseReason::ReadFailed { .. }
-        );
-        if let Some(reconnect) = self.reconnect.as_mut().filter(|reconnect| !reconnect.is_trying()) {
-            reconnect.interrupted(is_silent, &self.common.session, now);
-        }
-        // The peer has gone on to the one that was lost, or is to: it shall not wait on one before.
-        for path in self.paths.iter_mut().flatten().filter(|path| path.is_open) {
-            path.connection.retire(now);
-        }
-        self.counts.interrupted += 1;
-        self.state = State::Interrupted { since: now, loss: reason.to_string() };
-        self.events.push_back(ConnectionEvent::Interrupted(reason));
-    }
-}
-
-/// Time, and the end.
-impl Session {
-    /// When [`Session::handle_timeout`] wants to be called.
-    pub fn next_timeout(&self) -> Timestamp {
-        if let Some(index) = self.only_path()
-            && let Some(path) = &self.paths[index]
-        {
-            let next = path.connection.next_timeout(self.streams.as_ref());
-            return match &self.reconnect {
-                Some(reconnect) if self.terms.is_some() => {
-                    next.min(reconnect.next_timeout(false, &self.common.session))
-                }
-                _ => next,
-            };
-        }
-        let mut next = Timestamp::NEVER;
-        for (index, path) in self.paths.iter().enumerate() {
-            if let Some(path) = path {
-                let streams = self.streams.as_ref().filter(|_| Some(index) == self.current);
-                next = next.min(path.connection.next_timeout(streams));
-                if !path.connection.is_ended() {
-                    next = next.min(path.retired_at);
-                }
-            }
-        }
-        let is_interrupted = match &self.state {
-            State::Opening | State::Ended => return next,
-            State::Live => false,
-            State::Interrupted { since, .. } => {
-                next = next.min(*since + self.expiry());
-                true
-            }
-        };
-        match &self.reconnect {
-            // While a connection is coming up, it has its own time.
-            Some(reconnect)
-                if self.terms.is_some() && self.closing.is_none() && self.candidate().is_none() =>
-            {
-                next.min(reconnect.next_timeout(is_interrupted, &self.common.session))
-            }
-            _ => next,
-        }
-    }
-
-    /// Does what is due. What comes of it is asked by [`Session::poll_event`] and [`Session::poll_connect`].
-    pub fn handle_timeout(&mut self, now: Timestamp) {
-        for (index, path) in self.paths.iter_mut().enumerate() {
-            if let Some(path) = path {
-                let streams = self.streams.as_ref().filter(|_| Some(index) == self.current);
-                path.connection.handle_timeout(streams, now);
-                if now >= path.retired_at && !path.connection.is_ended() {
-                    path.connection.retire(now);
-                }
-            }
-        }
-        if let State::Interrupted { since, loss } = &self.state
-            && now >= *since + self.expiry()
-        {
-            let (after, loss) = (self.expiry(), loss.clone());
-            self.end(CloseReason::Expired { after, loss }, now);
-        }
-    }
-
-    /// Closes the session in order: what was queued is sent, then the reason. Without a connection it ends at once.
-    pub fn close(&mut self, code: CloseCode, text: &str, now: Timestamp) {
-        if matches!(self.state, State::Ended) || self.closing.is_some() {
-            return;
-        }
-        self.closing = Some((code, text.to_owned()));
-        let opening = matches!(self.state, State::Opening).then(|| self.candidate()).flatten();
-        match self.current.or(opening).and_then(|index| self.paths[index].as_mut()) {
-            Some(path) => path.connection.close(code, text, now),
-            None => self.end(CloseReason::Local { code, text: text.to_owned() }, now),
-        }
-    }
-
-    /// Ends the session at once, for a bound of this end's own.
-    pub fn abort(&mut self, reason: CloseReason, now: Timestamp) {
-        self.end(reason, now);
-    }
-
-    /// Gives the one `Closed` event, and ends all connections. One that is in use tells its peer why.
-    fn end(&mut self, reason: CloseReason, now: Timestamp) {
-        if matches!(self.state, State::Ended) {
-            return;
-        }
-        self.state = State::Ended;
-        self.current = None;
-        if let Some(streams) = &mut self.streams {
-            self.counts.duplicates = streams.duplicates;
-            streams.outbox.clear();
-        }
-        for path in self.paths.iter_mut().flatten() {
-            path.connection.abort(reason.clone(), now);
-        }
-        self.events.push_back(ConnectionEvent::Closed(reason));
-    }
-
-    fn expiry(&self) -> Duration {
-        self.terms.as_ref().map_or(Duration::ZERO, |terms| terms.expiry)
-    }
-
-    /// What the hello of the next connection says.
-    fn hello_terms(&mut self) -> SessionTerms {
-        let expiry_ms = expiry_ms(&self.common.session);
-        match (&mut self.terms, &mut self.streams) {
-            (Some(terms), Some(streams)) => {
-                // Each attempt has an epoch of its own, so that one which arrives late is not taken for the newest.
-                terms.epoch = terms.epoch.saturating_add(1);
-                // Until it is answered or given up, the peer must not let go of more than this says.
-                streams.received.hold_back();
-                SessionTerms {
-                    session: Some(terms.id),
-                    epoch: terms.epoch,
-                    expiry_ms,
-                    resume: streams.received.positions(),
-                    proof: Some(terms.proofs().0),
-                    token: None,
-                }
-            }
-            _ => SessionTerms { expiry_ms, ..SessionTerms::default() },
-        }
-    }
 }
 
 /// What there is to know of it.

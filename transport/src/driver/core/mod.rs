@@ -1,5 +1,4 @@
-//! What a driver has beside its handler: wires, connections, buffers, time.
-
+//! What a driver has beside its handler: wires, sessions, buffers, time.
 //!
 //! Here is what a handler uses. `channels` is what the driver's loop does with it: it brings channels and sessions
 //! together, and hands on what passes between them; `table` says which session uses which channel.

@@ -218,7 +218,7 @@ fn a_consumer_that_never_settles_stops_only_its_own_queue() {
     assert_eq!(scene.texts(idle).len(), 15, "unsettled_max");
     let queue = scene.queue();
     assert_eq!((queue.unsettled, queue.depth + queue.unsettled), (15, sent as u64));
-    assert!(sent <= 40 && sent >= 30, "{sent} were taken, of which 40 may wait (messages_max)");
+    assert!((30..=40).contains(&sent), "{sent} were taken, of which 40 may wait (messages_max)");
     let connection = scene.world.clients[idle].connection;
     // Another queue, to the same two.
     let link = scene.world.producer(scene.sender, "other");

@@ -26,7 +26,7 @@ pub struct Summary {
 }
 
 /// After so many failures the others are not run any more: they will have the same cause.
-const FAILED_MAX: usize = 40;
+const FAILED_MAX: usize = 20;
 
 /// A seed that takes some thousand times as long as usual will not end at all.
 const HANGS_AFTER: Duration = Duration::from_secs(60);

@@ -33,11 +33,20 @@ pub(super) struct Heard {
     /// Calls go by another broker, or by a better one again.
     pub(super) failed_over: u32,
     pub(super) returned: u32,
-    /// An interrupted session goes on.
+    /// When a session was last interrupted, and how often one went on.
+    pub(super) interrupted_at: Option<Instant>,
     pub(super) resumed: u32,
     /// A session has begun, or was closed because it is not needed.
     pub(super) connected: u32,
     pub(super) left: u32,
+}
+
+/// From a fault on.
+pub(super) struct Outage {
+    /// To the first answer by the new way.
+    pub(super) first_answer: Duration,
+    /// To when the client knew of it.
+    pub(super) noticed: Duration,
 }
 
 fn listener(heard: &Arc<Mutex<Heard>>) -> EventListener {
@@ -47,6 +56,7 @@ fn listener(heard: &Arc<Mutex<Heard>>) -> EventListener {
         match event {
             Event::FailedOver { .. } => heard.failed_over += 1,
             Event::Returned { .. } => heard.returned += 1,
+            Event::Interrupted { .. } => heard.interrupted_at = Some(Instant::now()),
             Event::Resumed { .. } => heard.resumed += 1,
             Event::Connected { .. } => heard.connected += 1,
             Event::Left { .. } => heard.left += 1,
@@ -101,13 +111,13 @@ impl WatchedClient {
         }
     }
 
-    /// Calls without pause while `fault` strikes, and says how long after it the first answer came for which something
-    /// was heard of before.
+    /// Calls without pause while `fault` strikes, and says how long after it the first answer came before which something
+    /// was heard of.
     pub(super) fn time_to_answer(
         &mut self,
         fault: impl FnOnce() -> Result<(), BenchError>,
         what: impl Fn(Heard) -> bool,
-    ) -> Result<Duration, BenchError> {
+    ) -> Result<Outage, BenchError> {
         let call = self.start()?;
         let phase = Duration::from_micros(self.phase.below(PHASE_US_MAX) as u64);
         let turned = self.client.run_until(Some(phase), || false);
@@ -121,7 +131,9 @@ impl WatchedClient {
                 return Err(BenchError::NoReply { number: self.number, waited: PATIENCE });
             }
         }
-        Ok(since.elapsed())
+        let first_answer = since.elapsed();
+        let noticed = self.heard().interrupted_at.map(|at| at.saturating_duration_since(since));
+        Ok(Outage { first_answer, noticed: noticed.unwrap_or_default() })
     }
 
     fn start(&mut self) -> Result<CallFuture, BenchError> {

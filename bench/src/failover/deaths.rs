@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::WatchedClient;
 use super::report::Case;
-use super::{Setting, case, say};
+use super::{Setting, outage_case, say};
 use crate::child::ChildProcess;
 use crate::error::BenchError;
 use crate::subject::Role;
@@ -31,18 +31,17 @@ pub(super) fn measure(setting: &Setting<'_>, standby: bool) -> Result<Case, Benc
         config.driver.session.reconnect_max = RETURN_AFTER;
     })?;
     client.call_until(|heard| heard.connected >= if standby { 2 } else { 1 })?;
-    let mut times = Vec::new();
+    let mut outages = Vec::new();
     for death in 1..=setting.options.count {
         for _ in 0..ROUND_TRIPS {
             client.round_trip()?;
         }
         let before = client.heard();
         let kill = || first.process.kill().map_err(BenchError::io("kill a broker"));
-        times.push(client.time_to_answer(kill, |heard| heard.failed_over > before.failed_over)?);
+        outages.push(client.time_to_answer(kill, |heard| heard.failed_over > before.failed_over)?);
         let place = first.place.clone();
-        // It is waited for, and so is gone from its port.
         drop(first);
-        first = Broker::start(setting, &place)?;
+        first = Broker::start_again(setting, &place)?;
         // As it was before: calls go by the first, and with the other there is a session or none.
         client.call_until(|heard| {
             let is_left = standby || heard.left > before.left;
@@ -50,7 +49,7 @@ pub(super) fn measure(setting: &Setting<'_>, standby: bool) -> Result<Case, Benc
         })?;
         say(&format!("broker killed, {variant}"), death, setting.options.count);
     }
-    Ok(case("death", variant, &times, &[]))
+    Ok(outage_case("death", variant, &outages))
 }
 
 /// A broker in a process of its own.
@@ -66,6 +65,21 @@ impl Broker {
         let configuration = Configuration::write(address, options.engine, options.wait)?;
         let (process, place) = start_broker(&setting.program, &setting.layout, &configuration)?;
         Ok(Self { process, place, _configuration: configuration })
+    }
+
+    /// Where one was killed a moment ago. The kernel closes what io_uring had open after the process is gone, and until
+    /// then its port is in use.
+    fn start_again(setting: &Setting<'_>, address: &str) -> Result<Self, BenchError> {
+        const TRIES: u32 = 50;
+        const PAUSE: Duration = Duration::from_millis(20);
+        for _ in 1..TRIES {
+            match Self::start(setting, address) {
+                // It has said why on standard error, and has ended.
+                Err(BenchError::NotReady { .. }) => std::thread::sleep(PAUSE),
+                started => return started,
+            }
+        }
+        Self::start(setting, address)
     }
 }
 

@@ -21,7 +21,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use report::{Case, Document};
+use client::Outage;
+use report::{Case, Document, Times};
 
 use crate::error::BenchError;
 use crate::host::Host;
@@ -122,13 +123,15 @@ fn say(case: &str, done: u32, count: u32) {
     }
 }
 
-/// The case of these times.
-fn case(fault: &str, variant: &str, first_answers: &[Duration], switches: &[Duration]) -> Case {
+/// The case of these outages.
+fn outage_case(fault: &str, variant: &str, outages: &[Outage]) -> Case {
+    let times = |of: fn(&Outage) -> Duration| Times::of(&outages.iter().map(of).collect::<Vec<_>>());
     Case {
         fault: fault.to_owned(),
         variant: variant.to_owned(),
-        count: first_answers.len(),
-        first_answer_us: report::Times::of(first_answers),
-        switched_us: (!switches.is_empty()).then(|| report::Times::of(switches)),
+        count: outages.len(),
+        first_answer_us: times(|outage| outage.first_answer),
+        noticed_us: Some(times(|outage| outage.noticed)),
+        switched_us: None,
     }
 }

@@ -13,8 +13,8 @@ use underlay_broker::config::{ListenerSettings, QueueSettings};
 use underlay_broker::{Config, Control, Server};
 
 use super::caller::Caller;
-use super::report::Case;
-use super::{Setting, case, say};
+use super::report::{Case, Times};
+use super::{Setting, say};
 use crate::error::BenchError;
 use crate::payload::Payload;
 use crate::plan::REPLY_TIMEOUT;
@@ -45,7 +45,14 @@ pub(super) fn measure(setting: &Setting<'_>) -> Result<Vec<Case>, BenchError> {
     }
     let cases = kinds.iter().map(|(kind, times)| {
         let (first_answers, switches): (Vec<_>, Vec<_>) = times.iter().copied().unzip();
-        case("move", kind, &first_answers, &switches)
+        Case {
+            fault: "move".to_owned(),
+            variant: (*kind).to_owned(),
+            count: times.len(),
+            first_answer_us: Times::of(&first_answers),
+            noticed_us: None,
+            switched_us: Some(Times::of(&switches)),
+        }
     });
     Ok(cases.collect())
 }

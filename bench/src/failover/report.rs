@@ -31,6 +31,8 @@ pub struct Case {
     pub count: usize,
     /// From the fault to the first answer by the new way, in microseconds.
     pub first_answer_us: Times,
+    /// Of a death or a cut: from it to the client knowing of it, in microseconds.
+    pub noticed_us: Option<Times>,
     /// Of a move: from the wish for it to the new connection being in use, in microseconds.
     pub switched_us: Option<Times>,
 }
@@ -82,6 +84,9 @@ pub fn render(document: &Document) -> String {
     );
     for case in &document.cases {
         line(&mut text, &case.fault, &case.variant, case.count, &case.first_answer_us);
+        if let Some(noticed) = &case.noticed_us {
+            line(&mut text, "", "  the client knows of it", case.count, noticed);
+        }
         if let Some(switched) = &case.switched_us {
             line(&mut text, "", "  the new wire is in use", case.count, switched);
         }
@@ -110,14 +115,15 @@ mod tests {
     #[test]
     fn a_document_is_the_same_when_it_was_written_and_read() {
         let times = Times::of(&[Duration::from_micros(1500)]);
-        let case = |fault: &str, switched_us| Case {
+        let case = |fault: &str, noticed_us, switched_us| Case {
             fault: fault.to_owned(),
             variant: "standby session".to_owned(),
             count: 1,
             first_answer_us: times,
+            noticed_us,
             switched_us,
         };
-        let cases = vec![case("death", None), case("move", Some(times))];
+        let cases = vec![case("death", Some(times), None), case("move", None, Some(times))];
         let document = Document { host: Host::inspect(), size: 1024, cases };
         let read: Document = serde_json::from_str(&document.to_json().unwrap()).unwrap();
         assert_eq!(read, document);

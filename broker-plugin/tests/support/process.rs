@@ -36,6 +36,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(config: &str, arguments: &[&str]) -> Self {
+        Self::try_start(config, arguments).unwrap_or_else(|log| panic!("no listener: {log}"))
+    }
+
+    /// As [`Process::start`]; what it has written to stderr if it does not come up.
+    pub(crate) fn try_start(config: &str, arguments: &[&str]) -> Result<Self, String> {
         let mut child = Command::new(BINARY)
             .arg("--config")
             .arg(config_file(config))
@@ -50,12 +55,13 @@ impl Process {
         let reader = collect(child.stderr.take().unwrap(), stderr.clone());
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line
-            .split_once("tcp://")
-            .and_then(|(_, rest)| rest.split_whitespace().next())
-            .unwrap_or_else(|| panic!("no listener in '{line}': {}", stderr.lock().unwrap()))
-            .to_owned();
-        Self { child, address, line, stderr, reader: Some(reader) }
+        let place = line.split_once("tcp://").and_then(|(_, rest)| rest.split_whitespace().next());
+        let Some(address) = place.map(str::to_owned) else {
+            child.wait().unwrap();
+            reader.join().unwrap();
+            return Err(stderr.lock().unwrap().clone());
+        };
+        Ok(Self { child, address, line, stderr, reader: Some(reader) })
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {

@@ -29,6 +29,21 @@ pub(crate) fn start_broker(address: &str, times: Times) -> Process {
     Process::start(&broker_config(address, times), &[])
 }
 
+/// Starts a broker where one was killed a moment ago. The kernel may still be at closing what that one had open, since
+/// it does so for io_uring behind the process's back.
+pub(crate) fn restart_broker(address: &str, times: Times) -> Process {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match Process::try_start(&broker_config(address, times), &[]) {
+            Ok(broker) => return broker,
+            Err(log) => {
+                println!("  started again: {}", log.lines().last().unwrap_or_default());
+                assert!(log.contains("is in use") && Instant::now() < end, "{log}");
+            }
+        }
+    }
+}
+
 /// A process that plays a part. It is killed when it is dropped.
 pub(crate) struct Actor {
     pub(crate) part: Part,

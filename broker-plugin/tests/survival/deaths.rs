@@ -1,6 +1,6 @@
 //! Processes are killed with `kill -9` under load.
 
-use crate::cast::{Cast, figures, start_broker};
+use crate::cast::{Cast, figures, restart_broker, start_broker};
 use crate::part::{Calls, Outcome, Role, Times};
 use std::cell::{Cell, RefCell};
 
@@ -24,10 +24,10 @@ fn brokers_that_are_killed_leave_in_doubt_only_what_was_on_its_way_through_them(
         let kill_first = |_: &mut Cast| drop(first.take());
         let kill_second = |_: &mut Cast| drop(second.take());
         cast.under_load(1_000, &[&kill_first]);
-        first.replace(Some(start_broker(&addresses[0], TIMES)));
+        first.replace(Some(restart_broker(&addresses[0], TIMES)));
         cast.is_back_at(&addresses[0]);
         cast.under_load(1_000, &[&kill_second]);
-        second.replace(Some(start_broker(&addresses[1], TIMES)));
+        second.replace(Some(restart_broker(&addresses[1], TIMES)));
         cast.is_back_at(&addresses[1]);
     }
     let ledger = cast.ledger();

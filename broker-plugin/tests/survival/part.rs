@@ -145,6 +145,9 @@ impl Part {
         };
         config.connection.parameters.idle_timeout_ms = self.times.idle_timeout_ms;
         config.connection.parameters.keep_alive_ms = self.times.idle_timeout_ms / 5;
+        // Connections are cut more often here than anywhere, and a short one makes the next one wait.
+        (config.session.reconnect_min, config.session.reconnect_max) =
+            (Duration::from_millis(10), Duration::from_millis(50));
         config.session.expiry = Duration::from_millis(self.times.session_expiry_ms.into());
         config
     }

@@ -150,6 +150,12 @@ impl Ledger {
     /// A session has ended, or never came up, as one end sees it; `with` is the other one if it had come up.
     pub fn closed(&mut self, at: ActorId, with: Option<ActorId>, reason: &CloseReason) {
         let transition = match reason {
+            // A hello that was on its way for so long that a later one of the same client has overtaken it.
+            CloseReason::HandshakeRefused(RefusalReason::Policy { code: RefusalCode::Overtaken, .. })
+                if with.is_none() =>
+            {
+                Transition::NotResumed
+            }
             // Whoever comes back to a broker that was born again, or after it has expired there.
             CloseReason::HandshakeRefused(RefusalReason::Policy {
                 code: RefusalCode::SessionUnknown,

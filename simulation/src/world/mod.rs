@@ -228,7 +228,10 @@ impl World {
             }
             let is_closed = |world: &mut Self| whose.iter().all(|place| world.processes[*place].is_closed());
             if !self.run_until(CLOSE_MAX, is_closed) {
-                return self.fail("not everything has closed in time");
+                let names = self.plan.names();
+                let open = whose.iter().filter(|place| !self.processes[**place].is_closed());
+                let open: Vec<_> = open.map(|place| names[*place].as_str()).collect();
+                return self.fail(&format!("not everything has closed in time: {}", open.join(", ")));
             }
         }
         // The last words of the wires.

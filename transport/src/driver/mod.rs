@@ -39,6 +39,7 @@ use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity};
 use crate::message::Message;
 use crate::pool::{Pool, PoolConfig};
+use crate::proto::control::RefusalCode;
 use crate::sabotage::{self, Bug};
 use crate::session::SessionConfig;
 use crate::sync::Wakeup;
@@ -383,11 +384,16 @@ impl<H: Handler> Driver<H> {
 
     fn report_closed(&mut self, id: ConnectionId, reason: &CloseReason) {
         let peer = self.core.peer(id);
-        match reason {
-            CloseReason::Local { .. } | CloseReason::Peer { .. } | CloseReason::Channel(_) => {
-                tracing::info!(connection = %id, peer, reason = reason.name(), "closed: {reason}");
-            }
-            _ => tracing::warn!(connection = %id, peer, reason = reason.name(), "closed: {reason}"),
+        let is_ordinary = match reason {
+            CloseReason::Local { .. } | CloseReason::Peer { .. } | CloseReason::Channel(_) => true,
+            // Whoever had a session with the process that was here before asks for it first.
+            CloseReason::HandshakeRefused(refused) => refused.code() == RefusalCode::SessionUnknown,
+            _ => false,
+        };
+        if is_ordinary {
+            tracing::info!(connection = %id, peer, reason = reason.name(), "closed: {reason}");
+        } else {
+            tracing::warn!(connection = %id, peer, reason = reason.name(), "closed: {reason}");
         }
         self.core.reported_closed(reason);
         self.handler.closed(&mut self.core, id, reason);

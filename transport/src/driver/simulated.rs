@@ -38,6 +38,11 @@ impl Simulated {
         made
     }
 
+    /// The seed of the driver that is to be made, for what is drawn before it is.
+    pub(crate) fn seed_of_next() -> Option<[u8; 32]> {
+        NEXT.with_borrow(|next| next.as_ref().map(|simulated| simulated.seed))
+    }
+
     /// For the driver that is being made.
     pub(super) fn take() -> Option<Self> {
         NEXT.take()

@@ -66,9 +66,13 @@ pub(super) struct ComingChannel {
 }
 
 /// Who uses a channel, by its wire and slot.
+///
+/// A wire may use a slot again while the end of the channel that had it is still to be heard of, in the same batch of
+/// events: such a channel is found among those that were displaced.
 #[derive(Debug, Default)]
 pub(super) struct ChannelUsers {
-    by_slot: [Vec<ChannelUser>; WireKind::COUNT],
+    by_slot: [Vec<Option<(u32, ChannelUser)>>; WireKind::COUNT],
+    displaced: Vec<(WireKind, Channel, ChannelUser)>,
 }
 
 /// A session, and the path that the channel is for it.
@@ -79,8 +83,6 @@ pub(super) struct ChannelUser {
 }
 
 impl ChannelUser {
-    const NOBODY: Self = Self { index: u32::MAX, path: 0 };
-
     /// In place of a path: the channel is coming up.
     pub(super) const COMING: u8 = u8::MAX;
 }
@@ -89,21 +91,33 @@ impl ChannelUsers {
     pub(super) fn set(&mut self, wire: WireKind, channel: Channel, index: u32, path: u8) {
         let slots = &mut self.by_slot[wire.index()];
         if slots.len() <= channel.slot as usize {
-            slots.resize(channel.slot as usize + 1, ChannelUser::NOBODY);
+            slots.resize(channel.slot as usize + 1, None);
         }
-        slots[channel.slot as usize] = ChannelUser { index, path };
+        let before = slots[channel.slot as usize].replace((channel.generation, ChannelUser { index, path }));
+        if let Some((generation, user)) = before.filter(|(generation, _)| *generation != channel.generation) {
+            self.displaced.push((wire, Channel { generation, ..channel }, user));
+        }
     }
 
     pub(super) fn clear(&mut self, wire: WireKind, channel: Channel) {
-        if let Some(user) = self.by_slot[wire.index()].get_mut(channel.slot as usize) {
-            *user = ChannelUser::NOBODY;
+        let user = self.by_slot[wire.index()].get_mut(channel.slot as usize);
+        if user.and_then(|user| user.take_if(|(generation, _)| *generation == channel.generation)).is_none() {
+            self.displaced.retain(|(its_wire, its, _)| (*its_wire, *its) != (wire, channel));
         }
     }
 
     #[inline]
     pub(super) fn of(&self, wire: WireKind, channel: Channel) -> Option<ChannelUser> {
-        let user = *self.by_slot[wire.index()].get(channel.slot as usize)?;
-        (user != ChannelUser::NOBODY).then_some(user)
+        match self.by_slot[wire.index()].get(channel.slot as usize)? {
+            Some((generation, user)) if *generation == channel.generation => Some(*user),
+            _ => self.displaced(wire, channel),
+        }
+    }
+
+    #[cold]
+    fn displaced(&self, wire: WireKind, channel: Channel) -> Option<ChannelUser> {
+        let found = self.displaced.iter().find(|(its_wire, its, _)| (*its_wire, *its) == (wire, channel));
+        found.map(|(_, _, user)| *user)
     }
 }
 

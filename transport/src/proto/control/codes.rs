@@ -113,6 +113,8 @@ codes! {
         SessionUnknown = 8,
         /// The sender met a fault of its own.
         InternalError = 9,
+        /// The same client has gone on meanwhile, by a later attempt or by what it has acknowledged since.
+        Overtaken = 10,
     }
 }
 

@@ -96,6 +96,10 @@ impl Uplinks {
         let mut seed = [0; 8];
         // Without random numbers the delays of this process are like those of others; nothing else depends on them.
         let _ = getrandom::fill(&mut seed);
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = crate::driver::Simulated::seed_of_next() {
+            seed.copy_from_slice(&simulated[..8]);
+        }
         Self::seeded(addresses, wanted, pace, u64::from_le_bytes(seed))
     }
 

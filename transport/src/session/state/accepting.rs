@@ -5,7 +5,7 @@ use crate::connection::Connection;
 use crate::proto::control::RefusalCode;
 use crate::proto::handshake::Proposal;
 use crate::proto::hello::{Capabilities, SessionTerms};
-use crate::proto::{SessionId, SessionToken};
+use crate::proto::{PeerMisbehaved, SessionId, SessionToken};
 use crate::session::PATHS_MAX;
 use crate::time::Timestamp;
 
@@ -75,10 +75,16 @@ impl Session {
         }
         if asked.epoch <= terms.epoch {
             let text = format!("epoch {} is over; the session is in epoch {}", asked.epoch, terms.epoch);
-            return Err((RefusalCode::MalformedHello, text));
+            return Err((RefusalCode::Overtaken, text));
         }
         let checked = streams.check_resume(&proposal.parameters(), &asked.resume);
-        checked.map(|()| token).map_err(|violation| (RefusalCode::MalformedHello, violation.to_string()))
+        checked.map(|()| token).map_err(|violation| match violation {
+            // It has acknowledged more since it said this: it has given the attempt up.
+            PeerMisbehaved::ResumePosition { found, acknowledged, .. } if found < acknowledged => {
+                (RefusalCode::Overtaken, violation.to_string())
+            }
+            _ => (RefusalCode::MalformedHello, violation.to_string()),
+        })
     }
 
     /// Goes on over the connection of a client whose proposal was checked; `next` is the token for the time after. Says

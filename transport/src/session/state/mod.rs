@@ -1,7 +1,9 @@
 //! One end of a session: its connections, and when it is over.
 //!
 //! `accepting` is the handshake of the end that was connected to, `changing` how it goes on from connection to
-//! connection, `ending` its timeouts and its end.
+//! connection, `ending` its timeouts and its end. What lies here is its paths, and what comes in and goes out on them.
+//!
+//! An ended session stays ended, whatever still comes up for it; of several paths exactly one sends while it is live.
 
 mod accepting;
 mod changing;

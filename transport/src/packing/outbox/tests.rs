@@ -5,7 +5,7 @@ use super::control::{ControlQueue, NextRecord};
 use super::lane::LaneQueue;
 use super::{Announcement, Outbox, Windows};
 use crate::message::Message;
-use crate::packing::{Inbox, PackingRules, Parsed};
+use crate::packing::{Inbox, Offers, PackingRules, Parsed};
 use crate::pool::{GatherList, Pool, PoolConfig};
 use crate::proto::control::{Control, Detach, DetachCode};
 use crate::proto::credit::SendWindow;

@@ -64,10 +64,10 @@ pub struct ConnectionConfig {
 }
 
 impl ConnectionConfig {
-    /// The shortest of all times after which a connection that is open does something by itself.
-    pub(crate) fn shortest_timeout(&self) -> Duration {
-        let peer =
-            Duration::from_millis(self.parameters.keep_alive_ms.min(self.parameters.idle_timeout_ms).into());
+    /// The shortest of all times after which a connection that is open does something by itself, where a handshake has
+    /// settled these parameters.
+    pub(crate) fn shortest_timeout(&self, settled: &Parameters) -> Duration {
+        let peer = Duration::from_millis(settled.keep_alive_ms.min(settled.idle_timeout_ms).into());
         [self.frame_timeout, self.bulk_timeout, self.send_timeout, self.close_timeout]
             .into_iter()
             .fold(self.acknowledgement_delay.min(peer), Duration::min)

@@ -266,7 +266,7 @@ impl Core {
         let Some(entry) = self.entries.get(id.index()) else { return };
         let Some(session) = &entry.session else { return };
         let set = self.connection_timers.deadline(id.index());
-        if session.only_path().is_some() && set > self.now && set <= self.now + self.soonest {
+        if session.only_path().is_some() && set > self.now && set <= self.now + session.shortest_timeout() {
             return;
         }
         let next = session.next_timeout();

@@ -88,8 +88,6 @@ pub struct Core {
     /// Sessions whose parsing waits for buffers.
     stalled: Vec<u32>,
     gather: GatherList,
-    /// Nothing that happens to a session of one connection makes a timeout that is due earlier than this.
-    soonest: Duration,
     pub(super) connection_timers: Timers,
     pub(super) handler_timers: Timers,
     next_message_number: u64,
@@ -112,7 +110,6 @@ impl Core {
         // Made once and thrown away, so that a configuration that cannot work is refused before anything listens.
         let terms = SessionTerms::default();
         Connection::client(config.connection.clone(), &identity, 4096.into(), terms, Timestamp::ZERO)?;
-        let soonest = config.connection.shortest_timeout();
         let common =
             Common { connection: config.connection.clone(), session: config.session.clone(), identity };
         Ok(Self {
@@ -131,7 +128,6 @@ impl Core {
             dirty: VecDeque::new(),
             stalled: Vec::new(),
             gather: GatherList::new(),
-            soonest,
             connection_timers: Timers::new(),
             handler_timers: Timers::new(),
             next_message_number: 0,

@@ -36,6 +36,7 @@ impl Session {
             let times = self.progress.in_vain;
             return self.end(CloseReason::ResumedInVain(times), now);
         }
+        self.shortest_timeout = self.common.connection.shortest_timeout(&negotiated.parameters);
         self.go_on(index, now);
     }
 
@@ -47,6 +48,7 @@ impl Session {
         let may_settle = negotiated.capabilities.contains(Capabilities::SETTLEMENT);
         self.streams = Some(Streams::new(config, negotiated.parameters, is_client, outlives, may_settle));
         self.peer = Some(negotiated.peer);
+        self.shortest_timeout = config.shortest_timeout(&negotiated.parameters);
         self.use_path(index);
         self.state = State::Live;
         if let Some(path) = self.paths[index].as_mut().filter(|_| !outlives) {

@@ -52,6 +52,8 @@ pub struct Session {
     /// Closed here, for this reason; what waits is sent first.
     closing: Option<(CloseCode, String)>,
     progress: Progress,
+    /// Nothing that happens on its only connection makes a timeout that is due earlier than this.
+    shortest_timeout: Duration,
     pub(super) read_losses: ReadLosses,
     counts: SessionCounts,
 }
@@ -154,6 +156,7 @@ impl Session {
             reconnect,
             closing: None,
             progress: Progress::default(),
+            shortest_timeout: Duration::ZERO,
             read_losses: ReadLosses::default(),
             counts: SessionCounts::default(),
         }
@@ -455,6 +458,13 @@ impl Session {
     #[inline]
     fn path_has_events(&self, index: usize) -> bool {
         self.paths[index].as_ref().is_some_and(|path| path.connection.has_events())
+    }
+
+    /// Nothing that happens on its only connection ([`Session::only_path`]) makes a timeout that is due earlier than
+    /// this time from then.
+    #[inline]
+    pub fn shortest_timeout(&self) -> Duration {
+        self.shortest_timeout
     }
 
     /// The path that sends.

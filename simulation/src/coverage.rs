@@ -101,6 +101,16 @@ pub enum Transition {
     Cancelled,
     /// A one-way message is in doubt, and nobody has it.
     Lost,
+    /// A body was exposed, for the peer to read.
+    Offered,
+    /// A one-sided read was done.
+    ReadDone,
+    /// A one-sided read failed, or broke its connection.
+    ReadFailed,
+    /// A one-sided read was never going to end.
+    ReadNever,
+    /// A body that was to be offered could not be, and left in chunks.
+    FellBackToChunks,
 }
 
 /// How the place of a kind in the tables is found, how it is called, and how often a thousand seeds must meet it.
@@ -171,6 +181,11 @@ impl Kind for Transition {
         (Self::OutcomeUnknown, 100),
         (Self::Cancelled, 1_000),
         (Self::Lost, 0),
+        (Self::Offered, 5_000),
+        (Self::ReadDone, 4_000),
+        (Self::ReadFailed, 100),
+        (Self::ReadNever, 50),
+        (Self::FellBackToChunks, 500),
     ];
 }
 
@@ -213,6 +228,11 @@ impl Coverage {
     /// One more transition.
     pub fn transition(&mut self, transition: Transition) {
         self.transitions[transition as usize] += 1;
+    }
+
+    /// So many more transitions.
+    pub fn transitions(&mut self, transition: Transition, count: u64) {
+        self.transitions[transition as usize] += count;
     }
 
     /// How many faults there were.

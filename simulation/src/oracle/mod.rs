@@ -102,6 +102,8 @@ fn is_of_connection(reason: &CloseReason) -> bool {
             | CloseReason::PeerNotReading(_)
             | CloseReason::FrameTimeout(_)
             | CloseReason::BulkTimeout(_)
+            | CloseReason::ReadFailed { .. }
+            | CloseReason::OffersNotTaken(_)
     )
 }
 

@@ -11,8 +11,8 @@ mod faults;
 mod plan;
 mod process;
 
-use crate::coverage::{Coverage, Fault};
-use crate::network::{MILLISECOND, NEVER, Network, SECOND};
+use crate::coverage::{Coverage, Fault, Transition};
+use crate::network::{Climate, MILLISECOND, NEVER, Network, Reading, SECOND};
 use crate::oracle::Oracle;
 use crate::random::Random;
 use faults::FaultPlan;
@@ -76,7 +76,9 @@ pub fn run(seed: u64, is_printed: bool) -> Outcome {
 impl World {
     fn new(seed: u64, is_printed: bool) -> Self {
         let mut random = Random::new(seed);
-        let climate = crate::network::Climate::drawn(&mut random);
+        // From numbers of their own, so that what came later changes nothing of what was there before.
+        let reading = Reading::drawn(&mut Random::new(!seed));
+        let climate = Climate::drawn(&mut random, reading);
         let network = Network::new(random.number(), climate, is_printed);
         let plan = Plan::drawn(&mut random);
         let oracle = Oracle::new(plan.names(), is_printed);
@@ -274,6 +276,16 @@ impl World {
             (Fault::CutHandshake, damage.in_handshake),
         ] {
             (0..count).for_each(|_| ledger.coverage.fault(fault));
+        }
+        let reads = self.network.reads();
+        for (transition, count) in [
+            (Transition::Offered, reads.offered),
+            (Transition::ReadDone, reads.done),
+            (Transition::ReadFailed, reads.failed),
+            (Transition::ReadNever, reads.never),
+            (Transition::FellBackToChunks, reads.refused),
+        ] {
+            ledger.coverage.transitions(transition, count);
         }
         let (messages, faults) = (ledger.coverage.messages, ledger.coverage.faults());
         if messages < MESSAGES_MIN || faults < FAULTS_MIN {

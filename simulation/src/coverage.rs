@@ -111,6 +111,14 @@ pub enum Transition {
     ReadNever,
     /// A body that was to be offered could not be, and left in chunks.
     FellBackToChunks,
+    /// A call was sent again.
+    Resent,
+    /// A call was answered of which two copies were out.
+    Raced,
+    /// The other copy was answered, too.
+    RaceDuplicate,
+    /// Calls went by another broker from then on.
+    Failover,
 }
 
 /// How the place of a kind in the tables is found, how it is called, and how often a thousand seeds must meet it.
@@ -186,6 +194,10 @@ impl Kind for Transition {
         (Self::ReadFailed, 100),
         (Self::ReadNever, 50),
         (Self::FellBackToChunks, 500),
+        (Self::Resent, 100),
+        (Self::Raced, 1_000),
+        (Self::RaceDuplicate, 500),
+        (Self::Failover, 100),
     ];
 }
 

@@ -14,7 +14,7 @@
 mod calls;
 mod messages;
 
-pub use calls::CallEnd;
+pub use calls::{CallEnd, Calling};
 pub use messages::{BODY_BYTES_MIN, expected_bytes};
 pub(crate) use messages::{is_body_of, number_of, write_body};
 
@@ -50,6 +50,10 @@ pub struct Ledger {
     parted: Vec<Option<u64>>,
     /// For each two processes, when the first one last saw a session with the second one come up.
     opened: Vec<u64>,
+    /// For each two processes, when a session of the first one with the second one last lost its connection.
+    interrupted: Vec<Option<u64>>,
+    /// Services there have been.
+    instances: u32,
     messages: Vec<OneWay>,
     /// How many of them were not delivered yet.
     missing: usize,
@@ -76,6 +80,8 @@ impl Oracle {
             trace: Trace::new(is_printed),
             parted: vec![None; names.len() * names.len()],
             opened: vec![0; names.len() * names.len()],
+            interrupted: vec![None; names.len() * names.len()],
+            instances: 0,
             names,
             failure: None,
             messages: Vec::with_capacity(2_048),
@@ -212,6 +218,11 @@ impl Ledger {
         }
     }
 
+    /// A process says that a session of its has no connection for a while.
+    pub fn interrupted(&mut self, at: ActorId, with: ActorId) {
+        self.interrupted[at.0 * self.names.len() + with.0] = Some(self.now);
+    }
+
     /// Every process.
     pub fn actors(&self) -> impl Iterator<Item = ActorId> + use<> {
         (0..self.names.len()).map(ActorId)
@@ -233,6 +244,10 @@ impl Ledger {
     /// Whether two processes have parted since then.
     fn have_parted_since(&self, one: ActorId, other: ActorId, since: u64) -> bool {
         self.parted[one.0 * self.names.len() + other.0].is_some_and(|parted| parted >= since)
+    }
+
+    fn was_interrupted_since(&self, one: ActorId, other: ActorId, since: u64) -> bool {
+        self.interrupted[one.0 * self.names.len() + other.0].is_some_and(|at| at >= since)
     }
 
     fn part(&mut self, one: ActorId, other: ActorId) {

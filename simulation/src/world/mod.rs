@@ -77,10 +77,11 @@ impl World {
     fn new(seed: u64, is_printed: bool) -> Self {
         let mut random = Random::new(seed);
         // From numbers of their own, so that what came later changes nothing of what was there before.
-        let reading = Reading::drawn(&mut Random::new(!seed));
+        let mut more = Random::new(!seed);
+        let reading = Reading::drawn(&mut more);
         let climate = Climate::drawn(&mut random, reading);
         let network = Network::new(random.number(), climate, is_printed);
-        let plan = Plan::drawn(&mut random);
+        let plan = Plan::drawn(&mut random, &mut more);
         let oracle = Oracle::new(plan.names(), is_printed);
         let processes = plan.names().iter().map(|name| Process::new(network.host(name))).collect();
         let faults = FaultPlan::drawn(random.fork(), plan.duration);

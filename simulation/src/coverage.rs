@@ -42,6 +42,8 @@ pub enum Fault {
     Pause,
     /// A process's clock jumped ahead.
     ClockJump,
+    /// A broker shut down in order in the midst of it, and was started again.
+    Leave,
 }
 
 /// Something that happened to a connection, a session or a message.
@@ -157,6 +159,7 @@ impl Kind for Fault {
         (Self::CrashSilent, 50),
         (Self::Pause, 100),
         (Self::ClockJump, 100),
+        (Self::Leave, 200),
     ];
 }
 
@@ -176,7 +179,7 @@ impl Kind for Transition {
         (Self::Interrupted, with_sessions(1_000)),
         (Self::Resumed, with_sessions(1_000)),
         (Self::Moved, with_sessions(100)),
-        (Self::Leaving, 0),
+        (Self::Leaving, 500),
         (Self::Settled, with_sessions(10_000)),
         (Self::Redelivered, with_sessions(100)),
         (Self::OutOfCredit, 1_000),

@@ -52,6 +52,8 @@ pub struct Ledger {
     opened: Vec<u64>,
     /// For each two processes, when a session of the first one with the second one last lost its connection.
     interrupted: Vec<Option<u64>>,
+    /// For each two processes, whether the first one is closing its sessions with the second one.
+    closing: Vec<bool>,
     /// Services there have been.
     instances: u32,
     messages: Vec<OneWay>,
@@ -81,6 +83,7 @@ impl Oracle {
             parted: vec![None; names.len() * names.len()],
             opened: vec![0; names.len() * names.len()],
             interrupted: vec![None; names.len() * names.len()],
+            closing: vec![false; names.len() * names.len()],
             instances: 0,
             names,
             failure: None,
@@ -187,6 +190,8 @@ impl Ledger {
                     .fail(format!("{name}: a session ended as if somebody broke the protocol: {reason}"));
             }
             _ if with.is_none() => Transition::NotOpened,
+            // It was closing; whoever loses the connection then has nothing to come back for.
+            _ if is_of_connection(reason) && self.is_closing(at, with) => Transition::ClosedHere,
             _ if SESSIONS_OUTLIVE_CONNECTIONS && is_of_connection(reason) => {
                 let name = self.name(at).to_owned();
                 return self.fail(format!("{name}: a session ended with its connection: {reason}"));
@@ -223,6 +228,16 @@ impl Ledger {
         self.interrupted[at.0 * self.names.len() + with.0] = Some(self.now);
     }
 
+    /// A process has told its sessions with another one to close, or has begun anew since.
+    pub fn closing(&mut self, at: ActorId, with: ActorId, is_closing: bool) {
+        let place = at.0 * self.names.len() + with.0;
+        self.closing[place] = is_closing;
+    }
+
+    fn is_closing(&self, at: ActorId, with: Option<ActorId>) -> bool {
+        with.is_some_and(|with| self.closing[at.0 * self.names.len() + with.0])
+    }
+
     /// Every process.
     pub fn actors(&self) -> impl Iterator<Item = ActorId> + use<> {
         (0..self.names.len()).map(ActorId)
@@ -231,6 +246,7 @@ impl Ledger {
     /// A process died.
     pub fn died(&mut self, actor: ActorId) {
         for other in self.actors() {
+            self.closing(actor, other, false);
             self.part(actor, other);
         }
     }

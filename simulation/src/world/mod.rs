@@ -84,7 +84,7 @@ impl World {
         let plan = Plan::drawn(&mut random, &mut more);
         let oracle = Oracle::new(plan.names(), is_printed);
         let processes = plan.names().iter().map(|name| Process::new(network.host(name))).collect();
-        let faults = FaultPlan::drawn(random.fork(), plan.duration);
+        let faults = FaultPlan::drawn(random.fork(), plan.duration, more.fork());
         let (now, look_at, turns_at_once) = (0, 0, 0);
         let mut world =
             Self { now, random, network, oracle, processes, plan, faults, look_at, turns_at_once };
@@ -178,9 +178,16 @@ impl World {
         self.turns_at_once += 1;
         match self.processes[place].turn(self.now) {
             Ok(()) if self.turns_at_once > TURNS_AT_ONCE_MAX => self.fail("time stands still"),
-            Ok(()) => {}
+            Ok(()) => self.see_off(place),
             Err(error) => self.fail(&format!("a driver failed: {error}")),
         }
+    }
+
+    /// Ends a process that was told to end and has closed everything. What it had left is lost, and nothing else.
+    fn see_off(&mut self, place: usize) {
+        let Some(restart_at) = self.processes[place].has_left(self.now) else { return };
+        self.oracle.ledger().died(crate::oracle::ActorId(place));
+        self.processes[place].end(restart_at);
     }
 
     /// What must be true at any time.

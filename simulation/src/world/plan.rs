@@ -11,7 +11,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use underlay::driver::DriverConfig;
 use underlay_broker::Config;
-use underlay_broker::config::{ConfigBuilder, LimitSettings, ListenerSettings, QueueSettings};
+use underlay_broker::config::{
+    BrokerSettings, ConfigBuilder, LimitSettings, ListenerSettings, QueueSettings,
+};
 
 /// The queues of every broker: one-way messages, and requests.
 const WORK: &str = "work";
@@ -195,7 +197,9 @@ fn broker_config(random: &mut Random) -> Config {
         congestion_messages: *random.one_of(&[16, 256]),
         ..LimitSettings::default()
     };
+    let broker = BrokerSettings { drain_timeout_ms: 1_000, ..BrokerSettings::default() };
     ConfigBuilder::default()
+        .broker(broker)
         .limits(limits)
         .listener(ListenerSettings::inproc("simulated"))
         .queue(queue(WORK, random.within(32..2_000)))

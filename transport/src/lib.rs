@@ -31,6 +31,8 @@
 //!   or blocking; services.
 //! - [`driver`]: one thread's loop. It polls the wires, feeds the connections, calls a [`driver::Handler`] and decides
 //!   how to wait. A broker is a handler; so are the client and the service of `rpc`.
+//! - [`session`]: what outlives a connection. Streams that are replayed over the next one, the pace at which ends find
+//!   each other again, changes of wire.
 //! - [`connection`]: one end of a connection as a state machine: handshake, links and their credit, keep-alive, close.
 //! - [`packing`]: messages to frames and back, as full as the network's packets allow, long ones in chunks between
 //!   which urgent ones pass.
@@ -40,12 +42,13 @@
 //!   process. One conformance suite holds for all of them.
 //! - [`pool`]: buffers, segments and bodies. A body crosses a process as the segments in which it arrived.
 //!
-//! [`message::Message`] is what travels through all of them. `connection`, `packing` and `proto` do no I/O and read no
+//! [`message::Message`] is what travels through all of them. `session`, `connection`, `packing` and `proto` do no I/O and read no
 //! clock ([`time`]), which is why they are tested against each other in virtual time.
 //!
 //! # What it promises
 //!
-//! Messages of a lane arrive in order and once while a connection lives. A call ends exactly once: with a reply, with
+//! Messages of a lane arrive in order and once between two processes that live, whatever happens to the connections
+//! between them (`docs/sessions.md` says how far). A call ends exactly once: with a reply, with
 //! the service's own error, or with an [`rpc::CallError`] that says whether the request may have been handled. Every
 //! queue, table and text has a bound, and what is refused for it is refused by its name. A peer that breaks the
 //! protocol loses its own connection and touches no other.
@@ -76,3 +79,8 @@ pub use sync::Wakeup;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The examples of the page about sessions, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sessions.md")]
+struct Sessions;

@@ -15,6 +15,7 @@ use underlay::proto::hello::ProcessIdentity;
 use underlay::proto::record::MessageKind;
 use underlay::proto::text::Name;
 use underlay::proto::{Incarnation, LinkId, Origin, ProcessId, ReplySecret};
+use underlay::session::SessionConfig;
 use underlay_broker::config::{ConfigBuilder, ListenerSettings};
 use underlay_broker::{Broker, BrokerStats, Config};
 
@@ -92,9 +93,10 @@ pub(crate) fn identity(number: u8) -> Identity {
     Identity { process, name: format!("test-{number}") }
 }
 
-/// A driver that costs little.
+/// A driver that costs little, without sessions: one that is dropped is gone at once.
 pub(crate) fn client_config() -> DriverConfig {
     DriverConfig {
+        session: SessionConfig::none(),
         pool: PoolConfig { bytes_max: 64 << 20, ..PoolConfig::edge() },
         tcp: TcpConfig { engine: EngineChoice::Epoll, ..TcpConfig::default() },
         ..DriverConfig::default()

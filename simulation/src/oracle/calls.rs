@@ -108,7 +108,8 @@ impl Ledger {
         if is_remembered(&handling) && call.handlings.iter().filter(is_again).count() > 1 {
             return Err("which it had handled itself before".to_owned());
         }
-        // A broker that gives out again what somebody may have had says so.
+        // A broker that gives out again what somebody may have had says so. Whoever was away for longer than its session
+        // lives finds the unmarked one after others were given it, marked.
         let unmarked = call.handlings.iter().filter(|it| !it.is_redelivered).count();
         if copies_max < u8::MAX && unmarked > copies_max.into() {
             return Err(format!("which had been handled before, unmarked {unmarked} times"));

@@ -152,8 +152,10 @@ impl Ledger {
 
     /// A session between two processes came up, as one of them sees it.
     pub fn opened(&mut self, at: ActorId, with: ActorId) {
-        let place = at.0 * self.names.len() + with.0;
-        self.opened[place] = self.now;
+        let count = self.names.len();
+        let (place, theirs) = (at.0 * count + with.0, self.opened[with.0 * count + at.0]);
+        // The end that was connected to has opened it before this one hears of it, and may have died since.
+        self.opened[place] = if theirs > self.opened[place] { theirs } else { self.now };
         self.coverage.transition(Transition::Opened);
         self.event(at, Transition::Opened, 0);
     }

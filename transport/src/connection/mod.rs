@@ -1,14 +1,16 @@
 //! One end of a connection: what lies between a channel's bytes and its owner's messages.
 //!
-//! A [`Connection`] joins the handshake, packing, links and credit of one channel into one state machine. It takes
-//! segments ([`Connection::handle_segment`]) and time, gives [`ConnectionEvent`]s ([`Connection::poll_event`]) and
-//! gather lists ([`Connection::poll_transmit`]), and says when it wants to be called for the sake of a timeout.
+//! A `Connection` joins the handshake, packing and the credit of one channel into one state machine. It takes segments
+//! and time, gives [`ConnectionEvent`]s and gather lists, and says when it wants to be called for the sake of a timeout.
+//! What it sends from and receives into are the `Streams` of its session, which outlive it: lanes, control records,
+//! links and positions. A [`Session`](crate::session::Session) drives one connection, or several.
 //!
 //! What it promises: messages come out in the order of their lane; nothing is sent past what the peer granted, and a
 //! peer that goes past what was granted here loses its connection; it ends with exactly one
 //! [`ConnectionEvent::Closed`]; whatever the peer does, it costs bounded memory and bounded time.
 //!
-//! What it must never know: which wire carries it, what a destination is, and what becomes of a message.
+//! What it must never know: which wire carries it, what a destination is, what becomes of a message, and whether there
+//! is another connection of its session.
 
 mod greeting;
 mod links;
@@ -120,7 +122,7 @@ pub struct Identity {
 pub enum ConnectionEvent {
     /// The handshake is done; messages may be sent.
     Opened(Box<Negotiated>),
-    /// The peer asks for a link: answer with [`Connection::accept_link`] or [`Connection::refuse_link`].
+    /// The peer asks for a link: answer by `accept_link` or `refuse_link`.
     AttachRequested(Box<AttachRequest>),
     /// A link that was asked for here is there.
     Attached {

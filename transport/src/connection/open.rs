@@ -113,8 +113,13 @@ impl Open {
         let owes_acknowledgement = self.owes_acknowledgement(streams, is_current);
         let owes_announcement = self.owes_announcement(streams, is_current);
         let Streams { outbox, received, .. } = streams;
-        let mut nothing = Received::default();
-        let received = if is_current { received } else { &mut nothing };
+        let mut nothing;
+        let received = if is_current {
+            received
+        } else {
+            nothing = Received::default();
+            &mut nothing
+        };
         let mut announcement = Announcement {
             frame_limit: self.frames.next_grant(),
             chunk_limit: self.chunks.next_grant(),

@@ -270,6 +270,11 @@ impl Streams {
         if sabotage::strikes(Bug::SkipAcknowledgement) {
             self.received.told(self.received.positions());
         }
+        if !self.received.has_news() {
+            self.untold_since = [Timestamp::NEVER; STREAMS];
+            (self.untold_bytes, self.tells_at_once) = (0, false);
+            return;
+        }
         let mut is_all = true;
         for stream in Stream::ALL {
             if self.received.is_told(stream) {

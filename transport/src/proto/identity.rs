@@ -44,7 +44,8 @@ pub struct CorrelationId(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin(pub u64);
 
-/// The number that its origin gave to a message.
+/// The number that its origin gave to a message, from 1 on. 0 is none: such a message cannot be told apart from others
+/// of its origin, and so is handled as often as it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageNumber(pub u64);
 

@@ -155,10 +155,14 @@ impl Received {
     /// What the next frame says: a stream, and up to where it is held. One with news, in turn, if there is any.
     #[inline]
     pub fn tell(&mut self) -> (Stream, u64) {
-        let turns = (1..=STREAMS).map(|ahead| (self.turn + ahead) % STREAMS);
         let tellable = *self.tellable();
-        let with_news = turns.clone().find(|&index| tellable[index] != self.told[index]);
-        let index = with_news.unwrap_or((self.turn + 1) % STREAMS);
+        let mut index = (self.turn + 1) % STREAMS;
+        for _ in 1..STREAMS {
+            if tellable[index] != self.told[index] {
+                break;
+            }
+            index = (index + 1) % STREAMS;
+        }
         self.turn = index;
         self.told[index] = tellable[index];
         (Stream::ALL[index], tellable[index])

@@ -30,7 +30,7 @@ fn a_session_moves_between_tcp_and_inproc_in_mid_stream() {
         let mut pair = Pair::new(drivers_config(engine));
         let (tcp, inproc) =
             (pair.listen(&Address::tcp("127.0.0.1:0")), pair.listen(&Address::inproc("there")));
-        pair.connect(&[tcp.clone()]);
+        pair.connect(std::slice::from_ref(&tcp));
         for (part, address) in [&inproc, &tcp, &inproc, &tcp].into_iter().enumerate() {
             pair.send_up_to((part as u64 + 1) * COUNT / 5);
             pair.move_to(address);

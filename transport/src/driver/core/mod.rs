@@ -1,5 +1,7 @@
-//! What a driver has beside its handler: wires, connections, buffers, time.
-
+//! What a driver has beside its handler: wires, sessions, buffers, time.
+//!
+//! A [`Core`] knows nothing of what its handler is for. It promises that a session is named from its first connection
+//! to its end by one [`ConnectionId`], whatever channels it uses meanwhile, and never by another's.
 //!
 //! Here is what a handler uses. `channels` is what the driver's loop does with it: it brings channels and sessions
 //! together, and hands on what passes between them; `table` says which session uses which channel.

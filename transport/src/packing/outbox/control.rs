@@ -83,6 +83,18 @@ impl ControlQueue {
         }
     }
 
+    /// Whether any record is at the cursor.
+    #[inline]
+    pub(super) fn has_ready(&self) -> bool {
+        self.cursor < self.records.len()
+    }
+
+    /// Whether any record waits for messages.
+    #[inline]
+    pub(super) fn has_behind(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
     /// Records that wait.
     #[inline]
     pub(super) fn waiting(&self) -> usize {

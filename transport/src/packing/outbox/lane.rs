@@ -127,6 +127,16 @@ impl LaneQueue {
         if count == 0 {
             return;
         }
+        if count == 1 && self.cursor > 0 {
+            // As it is in a conversation.
+            if let Some(message) = self.messages.front() {
+                self.bytes -= message.charged_bytes();
+            }
+            drop(self.messages.pop_front());
+            self.first += 1;
+            self.cursor -= 1;
+            return;
+        }
         self.bytes -= self.messages.range(..count).map(Message::charged_bytes).sum::<u64>();
         self.messages.drain(..count);
         self.first += count as u64;

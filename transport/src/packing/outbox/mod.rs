@@ -251,7 +251,9 @@ impl Outbox {
             && gather.len() < BATCH_BYTES_MAX
             && gather.room() > SEGMENTS_IN_FRAME_MAX + 2
         {
-            self.control.release(self.positions());
+            if self.control.has_behind() {
+                self.control.release(self.positions());
+            }
             let plan = self.plan(windows);
             if plan.records == 0 {
                 break;

@@ -73,6 +73,9 @@ impl Outbox {
     /// Plans the control records that fit. Where not all of them do, no shorter message overtakes one: it may need the
     /// link that one grants. False then; a record that waits for messages itself keeps none of those back.
     fn plan_control(&self, plan: &mut Plan) -> bool {
+        if !self.control.has_ready() {
+            return true;
+        }
         let positions = self.positions();
         loop {
             match self.control.peek(plan.control_records, &positions) {

@@ -5,7 +5,7 @@ use super::control::{ControlQueue, NextRecord};
 use super::lane::LaneQueue;
 use super::{Announcement, Outbox, Windows};
 use crate::message::Message;
-use crate::packing::{Inbox, PackingRules, Parsed};
+use crate::packing::{Inbox, Offers, PackingRules, Parsed};
 use crate::pool::{GatherList, Pool, PoolConfig};
 use crate::proto::control::{Control, Detach, DetachCode};
 use crate::proto::credit::SendWindow;
@@ -137,11 +137,7 @@ impl World {
     }
 
     fn windows() -> Windows {
-        Windows {
-            frames: SendWindow::new(0, 0),
-            chunks: SendWindow::new(0, 0),
-            offers: super::Offers::default(),
-        }
+        Windows { frames: SendWindow::new(0, 0), chunks: SendWindow::new(0, 0), offers: Offers::default() }
     }
 
     fn queued(&self) -> [u64; LANES] {

@@ -14,7 +14,7 @@ pub enum LinkRole {
     Producer = 0,
     /// The end that attaches receives.
     Consumer = 1,
-    /// The end that attaches receives, and settles what it was given ([`Settle`]). Only where
+    /// The end that attaches receives, and settles what it was given ([`super::Settle`]). Only where
     /// [`crate::proto::hello::Capabilities::SETTLEMENT`] was negotiated.
     SettlingConsumer = 2,
 }

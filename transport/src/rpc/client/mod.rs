@@ -2,6 +2,9 @@
 //!
 //! Here is the client whose driver runs on the caller's thread; `background` has the other, `handle` what starts calls
 //! from any thread, `config` the settings and the errors.
+//!
+//! A client never blocks but in the methods that say so, and ends no call without a word. What it must never know: how
+//! a session finds its way back, and which broker a call goes to.
 
 mod background;
 mod config;

@@ -36,9 +36,12 @@ struct Entry {
 }
 
 /// By what a message is remembered of which copies may come: its sender says so, or a broker has given it out before.
+/// One that its sender has not numbered (numbers begin at 1) cannot be told apart from others that were not either, so
+/// it is handled whenever it comes.
 #[inline]
 pub(super) fn repeatable(head: &MessageHead) -> Option<Key> {
-    (head.copies || head.redelivered).then_some((head.origin, head.message_number))
+    let is_numbered = head.message_number != MessageNumber::default();
+    (is_numbered && (head.copies || head.redelivered)).then_some((head.origin, head.message_number))
 }
 
 impl Duplicates {
@@ -242,6 +245,8 @@ mod tests {
         assert_eq!(repeatable(&head), Some(request(3, 4)));
         (head.copies, head.redelivered) = (false, true);
         assert_eq!(repeatable(&head), Some(request(3, 4)));
+        head.message_number = MessageNumber(0);
+        assert_eq!(repeatable(&head), None, "all that are not numbered would be one");
     }
 
     /// Fifty times around the ring: the table of places cleans up in place.

@@ -42,6 +42,8 @@ pub enum Fault {
     Pause,
     /// A process's clock jumped ahead.
     ClockJump,
+    /// A broker shut down in order in the midst of it, and was started again.
+    Leave,
 }
 
 /// Something that happened to a connection, a session or a message.
@@ -101,6 +103,24 @@ pub enum Transition {
     Cancelled,
     /// A one-way message is in doubt, and nobody has it.
     Lost,
+    /// A body was exposed, for the peer to read.
+    Offered,
+    /// A one-sided read was done.
+    ReadDone,
+    /// A one-sided read failed, or broke its connection.
+    ReadFailed,
+    /// A one-sided read was never going to end.
+    ReadNever,
+    /// A body that was to be offered could not be, and left in chunks.
+    FellBackToChunks,
+    /// A call was sent again.
+    Resent,
+    /// A call was answered of which two copies were out.
+    Raced,
+    /// The other copy was answered, too.
+    RaceDuplicate,
+    /// Calls went by another broker from then on.
+    Failover,
 }
 
 /// How the place of a kind in the tables is found, how it is called, and how often a thousand seeds must meet it.
@@ -139,6 +159,7 @@ impl Kind for Fault {
         (Self::CrashSilent, 50),
         (Self::Pause, 100),
         (Self::ClockJump, 100),
+        (Self::Leave, 200),
     ];
 }
 
@@ -158,7 +179,7 @@ impl Kind for Transition {
         (Self::Interrupted, with_sessions(1_000)),
         (Self::Resumed, with_sessions(1_000)),
         (Self::Moved, with_sessions(100)),
-        (Self::Leaving, 0),
+        (Self::Leaving, 500),
         (Self::Settled, with_sessions(10_000)),
         (Self::Redelivered, with_sessions(100)),
         (Self::OutOfCredit, 1_000),
@@ -171,6 +192,15 @@ impl Kind for Transition {
         (Self::OutcomeUnknown, 100),
         (Self::Cancelled, 1_000),
         (Self::Lost, 0),
+        (Self::Offered, 5_000),
+        (Self::ReadDone, 4_000),
+        (Self::ReadFailed, 100),
+        (Self::ReadNever, 50),
+        (Self::FellBackToChunks, 500),
+        (Self::Resent, 100),
+        (Self::Raced, 1_000),
+        (Self::RaceDuplicate, 500),
+        (Self::Failover, 100),
     ];
 }
 
@@ -213,6 +243,11 @@ impl Coverage {
     /// One more transition.
     pub fn transition(&mut self, transition: Transition) {
         self.transitions[transition as usize] += 1;
+    }
+
+    /// So many more transitions.
+    pub fn transitions(&mut self, transition: Transition, count: u64) {
+        self.transitions[transition as usize] += count;
     }
 
     /// How many faults there were.

@@ -50,6 +50,13 @@ impl Random {
         &choices[self.place(choices.len())]
     }
 
+    /// Puts a list into any order.
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
+        for place in (1..list.len()).rev() {
+            list.swap(place, self.place(place + 1));
+        }
+    }
+
     /// True once in `count` times.
     pub fn once_in(&mut self, count: u64) -> bool {
         self.within(0..count) == 0

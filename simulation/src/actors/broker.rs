@@ -66,6 +66,11 @@ impl Actor for BrokerActor {
 
     fn close(&mut self) {
         let (core, watched) = self.inner.driver.parts();
+        let mut ledger = watched.oracle.ledger();
+        for other in ledger.actors() {
+            ledger.closing(watched.me, other, true);
+        }
+        drop(ledger);
         watched.broker.shut_down(core);
     }
 

@@ -1,24 +1,31 @@
 //! A client, as it is shipped, and an application that calls by it.
 
 use super::producer::{any_lane, any_length};
-use super::{Actor, Birth, Rest, addresses_of};
+use super::{Actor, Birth, Ear, Rest, addresses_of};
+use crate::coverage::Transition;
 use crate::network::{MICROSECOND, MILLISECOND, SECOND};
-use crate::oracle::{ActorId, CallEnd, Oracle, is_body_of, write_body};
+use crate::oracle::{ActorId, CallEnd, Calling, Oracle, is_body_of, write_body};
 use crate::random::Random;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use underlay::driver::{DriverConfig, Simulated};
+use underlay::driver::{Address, DriverConfig, Simulated};
 use underlay::proto::ReplySecret;
-use underlay::rpc::{CallError, CallFuture, Client, ClientConfig, Reply, ReplyDestination};
+use underlay::rpc::{
+    CallError, CallFuture, CallOptions, Class, Client, ClientConfig, Reply, ReplyDestination,
+};
 use underlay::time::Timestamp;
 
 /// What a client is to call.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientPlan {
-    /// The broker, or the service that listens itself.
-    pub(crate) peer: ActorId,
+    /// The brokers, or the service that listens itself.
+    pub(crate) peers: Vec<ActorId>,
+    /// It names several addresses, of one peer if there is but one.
+    pub(crate) names_several: bool,
+    /// It calls in all classes, and some calls may be sent again.
+    pub(crate) is_varied: bool,
     pub(crate) destination: String,
     /// Who may answer, as bits.
     pub(crate) services: u64,
@@ -39,6 +46,7 @@ pub(crate) struct ClientActor {
     replies: ReplyDestination,
     config: DriverConfig,
     random: Random,
+    ear: Ear,
     client: Option<Client>,
     call_at: Timestamp,
     calls: Vec<OpenCall>,
@@ -69,6 +77,7 @@ impl ClientActor {
             replies,
             config,
             random,
+            ear: Ear::default(),
             client: None,
             call_at,
             calls: Vec::new(),
@@ -81,15 +90,50 @@ impl ClientActor {
     }
 
     fn begin(&mut self, simulated: Simulated) {
-        let addresses = addresses_of(self.plan.peer);
-        let address = self.random.one_of(&addresses);
-        let config = ClientConfig { driver: self.config.clone(), ..ClientConfig::default() };
+        let addresses = self.addresses();
+        let mut config = ClientConfig {
+            driver: self.config.clone(),
+            events: Some(self.ear.listener()),
+            ..ClientConfig::default()
+        };
+        if self.plan.names_several {
+            config.failover_after = Duration::from_millis(*self.random.one_of(&[100, 400, 1_000]));
+            config.return_after = Duration::from_millis(self.random.within(200..2_000));
+            config.standby = self.random.once_in(2);
+        }
         let replies = &self.replies;
-        let client = simulated.during(|| replies.during(|| Client::begin_connect(address, config)));
+        let client = simulated.during(|| replies.during(|| Client::begin_connect_any(&addresses, config)));
         match client {
             Ok(client) => self.client = Some(client),
             Err(error) => self.oracle.ledger().fail(format!("a client does not start: {error}")),
         }
+    }
+
+    /// Where it is to find its peers, in order of preference.
+    fn addresses(&mut self) -> Vec<Address> {
+        let wires = self.plan.peers.iter().map(|peer| addresses_of(*peer));
+        let mut addresses: Vec<Address> = if !self.plan.names_several {
+            wires.take(1).map(|wires| self.random.one_of(&wires).clone()).collect()
+        } else if self.plan.peers.len() == 1 || self.random.once_in(3) {
+            wires.flatten().collect()
+        } else {
+            wires.map(|wires| self.random.one_of(&wires).clone()).collect()
+        };
+        if addresses.len() > 1 {
+            self.random.shuffle(&mut addresses);
+        }
+        addresses
+    }
+
+    /// How the next call is to be made.
+    fn options(&mut self, timeout: Duration) -> CallOptions {
+        let options = CallOptions::new(timeout);
+        if !self.plan.is_varied {
+            return options.class(any_lane(&mut self.random).into());
+        }
+        let classes = [Class::Gold, Class::Gold, Class::Silver, Class::Normal, Class::Bronze];
+        let options = options.class(*self.random.one_of(&classes));
+        if self.random.once_in(2) { options.idempotent() } else { options }
     }
 
     /// Begins the calls that are due; true if there were any.
@@ -97,29 +141,9 @@ impl ClientActor {
         if self.now < self.call_at || self.is_stopped {
             return false;
         }
-        let Some(client) = &mut self.client else { return false };
         let burst = self.random.within(1..self.plan.burst_max + 1).min(self.plan.left.get().into());
         for _ in 0..burst {
-            let bytes = any_length(&mut self.random);
-            let timeout = match self.random.within(0..8) {
-                0 => self.random.within(50 * MICROSECOND..20 * MILLISECOND),
-                1 => 25 * SECOND,
-                _ => self.random.within(200 * MILLISECOND..3 * SECOND),
-            };
-            let ClientPlan { peer, services, left, destination, .. } = &self.plan;
-            let number = self.oracle.ledger().called(self.me, *peer, *services, timeout, false);
-            let mut bytes_of = Vec::new();
-            write_body(number, bytes, &mut bytes_of);
-            let timeout = Duration::from_nanos(timeout);
-            let Ok(body) = client.body(&bytes_of) else {
-                self.oracle.ledger().call_ended(number, CallEnd::NotSent, "no buffer");
-                continue;
-            };
-            let future = client.start(destination, body, any_lane(&mut self.random), timeout);
-            let will_be_given_up = self.random.once_in(24);
-            let deadline = self.now + timeout;
-            self.calls.push(OpenCall { number, bytes, deadline, future, will_be_given_up });
-            left.set(left.get() - 1);
+            self.call_once();
         }
         let next = self.random.within(self.plan.interval / 2..self.plan.interval * 3 / 2);
         self.call_at = match self.plan.left.get() {
@@ -129,13 +153,64 @@ impl ClientActor {
         burst > 0
     }
 
+    fn call_once(&mut self) {
+        let bytes = any_length(&mut self.random);
+        let nanoseconds = match self.random.within(0..8) {
+            0 => self.random.within(50 * MICROSECOND..20 * MILLISECOND),
+            1 => 25 * SECOND,
+            _ => self.random.within(200 * MILLISECOND..3 * SECOND),
+        };
+        let timeout = Duration::from_nanos(nanoseconds);
+        let options = self.options(timeout);
+        let number = self.oracle.ledger().called(Calling {
+            client: self.me,
+            peers: self.plan.peers.iter().fold(0, |bits, peer| bits | 1 << peer.0),
+            services: self.plan.services,
+            timeout: nanoseconds,
+            is_given_up_early: self.plan.names_several,
+            copies_max: match (options.idempotent, options.class) {
+                (true, _) => u8::MAX,
+                (false, Class::Gold) => 2,
+                (false, _) => 1,
+            },
+        });
+        let mut bytes_of = Vec::new();
+        write_body(number, bytes, &mut bytes_of);
+        let Some(client) = &mut self.client else { return };
+        let Ok(body) = client.body(&bytes_of) else {
+            return self.oracle.ledger().call_ended(number, CallEnd::NotSent, "no buffer");
+        };
+        let future = client.start_with_options(&self.plan.destination, body, options);
+        let will_be_given_up = self.random.once_in(24);
+        let deadline = self.now + timeout;
+        self.calls.push(OpenCall { number, bytes, deadline, future, will_be_given_up });
+        self.plan.left.set(self.plan.left.get() - 1);
+    }
+
     /// Tells the oracle of a session that has ended.
     fn count_sessions(&mut self) {
         let sessions = self.client.as_mut().map_or(0, |it| it.driver().parts().0.connections());
         if sessions < self.sessions {
-            self.oracle.ledger().lost_session(self.me, std::iter::once(self.plan.peer));
+            // Where there are several, it says itself which one it has lost.
+            if !self.plan.names_several {
+                self.oracle.ledger().lost_session(self.me, self.plan.peers.iter().copied());
+            }
         }
         self.sessions = sessions;
+        if !self.ear.is_silent() {
+            self.ear.report(self.me, &mut self.oracle.ledger());
+        }
+    }
+
+    /// Says what it did, and lets go of it: dropped, it says good-bye, and without that it would connect again.
+    fn let_go(&mut self) {
+        let Some(mut client) = self.client.take() else { return };
+        let stats = client.call_stats();
+        let coverage = &mut self.oracle.ledger().coverage;
+        coverage.transitions(Transition::Resent, stats.resent);
+        coverage.transitions(Transition::Raced, stats.races);
+        coverage.transitions(Transition::RaceDuplicate, stats.race_duplicates);
+        coverage.transitions(Transition::Failover, stats.failovers);
     }
 
     /// Takes what has ended.
@@ -200,8 +275,7 @@ impl Actor for ClientActor {
 
     fn close(&mut self) {
         self.is_stopped = true;
-        // Dropped, it says good-bye; without that it would connect again.
-        self.client = None;
+        self.let_go();
     }
 
     fn is_closed(&mut self) -> bool {
@@ -216,6 +290,7 @@ impl Actor for ClientActor {
 /// Whoever dies waits for nothing.
 impl Drop for ClientActor {
     fn drop(&mut self) {
+        self.let_go();
         for call in &self.calls {
             self.oracle.ledger().call_ended(call.number, CallEnd::GivenUp, "its caller died");
         }

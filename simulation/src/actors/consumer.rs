@@ -6,7 +6,7 @@ use crate::network::{MICROSECOND, MILLISECOND};
 use crate::oracle::ActorId;
 use crate::random::Random;
 use underlay::connection::{AttachRequest, CloseReason, Identity, LinkRoom};
-use underlay::driver::{ConnectionId, Core, DetachedByPeer, Handler, Resumed};
+use underlay::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
 use underlay::message::Message;
 use underlay::proto::LinkId;
 use underlay::proto::control::{Address as LinkAddress, DetachCode, LinkRole};
@@ -107,6 +107,10 @@ impl Handler for Consumer {
 
     fn resumed(&mut self, _: &mut Core, _: ConnectionId, resumed: &Resumed) {
         self.uplink.resumed(resumed);
+    }
+
+    fn leaving(&mut self, _: &mut Core, _: ConnectionId, _: &Leaving) {
+        self.uplink.leaving();
     }
 
     fn timer(&mut self, core: &mut Core, key: usize) {

@@ -10,6 +10,7 @@
 mod broker;
 mod client;
 mod consumer;
+mod ear;
 mod producer;
 mod service;
 mod uplink;
@@ -17,6 +18,7 @@ mod uplink;
 pub(crate) use broker::BrokerActor;
 pub(crate) use client::{ClientActor, ClientPlan};
 pub(crate) use consumer::Consumer;
+pub(crate) use ear::Ear;
 pub(crate) use producer::{Producer, ProducerPlan};
 pub(crate) use service::{Rebirth, ServiceActor};
 pub(crate) use uplink::Uplink;

@@ -9,7 +9,7 @@ use crate::random::Random;
 use std::cell::Cell;
 use std::rc::Rc;
 use underlay::connection::{AttachRequest, CloseReason, Identity, LinkError, LinkRoom, SendError};
-use underlay::driver::{ConnectionId, Core, DetachedByPeer, Handler, Resumed};
+use underlay::driver::{ConnectionId, Core, DetachedByPeer, Handler, Leaving, Resumed};
 use underlay::message::Message;
 use underlay::proto::control::{Address as LinkAddress, DetachCode, LinkRole};
 use underlay::proto::handshake::Negotiated;
@@ -152,6 +152,10 @@ impl Handler for Producer {
     fn resumed(&mut self, core: &mut Core, _: ConnectionId, resumed: &Resumed) {
         self.uplink.resumed(resumed);
         self.produce(core);
+    }
+
+    fn leaving(&mut self, _: &mut Core, _: ConnectionId, _: &Leaving) {
+        self.uplink.leaving();
     }
 
     fn timer(&mut self, core: &mut Core, key: usize) {

@@ -1,11 +1,11 @@
 //! A service, as it is shipped: behind a broker, or listening itself.
 
-use super::{Actor, Birth, Rest, addresses_of};
+use super::{Actor, Birth, Ear, Rest, addresses_of};
 use crate::oracle::{ActorId, Oracle, is_body_of, number_of};
 use crate::random::Random;
 use std::io;
 use std::time::Duration;
-use underlay::driver::{DriverConfig, Simulated};
+use underlay::driver::{Address, DriverConfig, Simulated};
 use underlay::pool::Body;
 use underlay::proto::ReplySecret;
 use underlay::rpc::{ReplyDestination, Request, Service, ServiceConfig, ServiceError};
@@ -22,8 +22,9 @@ pub(crate) struct ServiceActor {
     me: ActorId,
     oracle: Oracle,
     destination: String,
-    /// The broker that it is behind; none if it listens itself.
-    broker: Option<ActorId>,
+    /// The brokers that it is behind; none if it listens itself.
+    brokers: Vec<ActorId>,
+    ear: Ear,
     replies: ReplyDestination,
     config: DriverConfig,
     random: Random,
@@ -38,12 +39,7 @@ pub(crate) struct ServiceActor {
 }
 
 impl ServiceActor {
-    pub(crate) fn start(
-        birth: Birth,
-        broker: Option<ActorId>,
-        destination: String,
-        rebirth: Rebirth,
-    ) -> Self {
+    pub(crate) fn start(birth: Birth, brokers: Vec<ActorId>, destination: String, rebirth: Rebirth) -> Self {
         let (process, now) = (birth.process(), birth.now);
         let (simulated, Rest { me, oracle, mut random, config, .. }) = birth.split();
         let replies = ReplyDestination::simulated(process, ReplySecret(random.bytes()), 1024);
@@ -52,7 +48,8 @@ impl ServiceActor {
             me,
             oracle,
             destination,
-            broker,
+            brokers,
+            ear: Ear::default(),
             replies,
             config,
             random,
@@ -69,24 +66,25 @@ impl ServiceActor {
     }
 
     fn begin(&mut self, simulated: Simulated) {
-        let addresses = addresses_of(self.broker.unwrap_or(self.me));
-        let address = &addresses[self.attempts % addresses.len()];
+        let addresses = self.addresses();
         self.attempts += 1;
         let config = ServiceConfig {
             name: "service".to_owned(),
             prefetch_messages: self.random.within(1..40) as u32,
             driver: self.config.clone(),
+            events: Some(self.ear.listener()),
             ..ServiceConfig::default()
         };
-        let answer = answer(self.me, self.oracle.clone(), self.random.fork());
+        let instance = self.oracle.ledger().instance();
+        let answer = answer(self.me, instance, self.oracle.clone(), self.random.fork());
         let (replies, destination) = (&self.replies, &self.destination);
-        let is_behind = self.broker.is_some();
+        let is_behind = !self.brokers.is_empty();
         let service = simulated.during(|| {
             replies.during(|| {
                 if is_behind {
-                    Service::begin_connect(address, destination, config, answer)
+                    Service::begin_connect_any(&addresses, destination, config, answer)
                 } else {
-                    Service::listen(address, destination, config, answer).map(|(service, _)| service)
+                    Service::listen(&addresses[0], destination, config, answer).map(|(service, _)| service)
                 }
             })
         });
@@ -97,18 +95,33 @@ impl ServiceActor {
         self.retry_at = Timestamp::NEVER;
     }
 
+    /// Where it listens, or finds its brokers: by another wire each time, and of several brokers in any order.
+    fn addresses(&mut self) -> Vec<Address> {
+        if self.brokers.len() < 2 {
+            let wires = addresses_of(self.brokers.first().copied().unwrap_or(self.me));
+            return vec![wires[self.attempts % wires.len()].clone()];
+        }
+        let wires = self.brokers.iter().map(|broker| addresses_of(*broker));
+        let mut addresses: Vec<_> = wires.map(|wires| self.random.one_of(&wires).clone()).collect();
+        self.random.shuffle(&mut addresses);
+        addresses
+    }
+
     /// Tells the oracle of sessions that have ended: nobody else sees those of a service that listens itself.
     fn count_sessions(&mut self) {
         let sessions = self.service.as_mut().map_or(0, |it| it.driver().parts().0.connections());
         if sessions < self.sessions {
             let mut ledger = self.oracle.ledger();
             let all = ledger.actors();
-            match self.broker {
-                Some(broker) => ledger.lost_session(self.me, std::iter::once(broker)),
-                None => ledger.lost_session(self.me, all),
+            match self.brokers.is_empty() {
+                false => ledger.lost_session(self.me, self.brokers.iter().copied()),
+                true => ledger.lost_session(self.me, all),
             }
         }
         self.sessions = sessions;
+        if !self.ear.is_silent() {
+            self.ear.report(self.me, &mut self.oracle.ledger());
+        }
     }
 
     /// Begins again if it has ended.
@@ -130,14 +143,14 @@ impl ServiceActor {
 }
 
 /// Answers a request with its own body, or with a failure, as its number says.
-fn answer(me: ActorId, oracle: Oracle, mut random: Random) -> Answer {
+fn answer(me: ActorId, instance: u32, oracle: Oracle, mut random: Random) -> Answer {
     Box::new(move |request| {
         let number = number_of(request.body()).unwrap_or(u64::MAX);
         let mut ledger = oracle.ledger();
         if !is_body_of(request.body(), number) {
             ledger.fail(format!("request {number} arrived with other bytes"));
         }
-        ledger.handled(me, number, request.head().redelivered);
+        ledger.handled(me, instance, number, request.head().redelivered);
         if random.once_in(16) {
             return Err(ServiceError { code: number as u32, text: "this one is not for me".to_owned() });
         }

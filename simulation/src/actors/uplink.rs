@@ -63,7 +63,10 @@ impl Uplink {
     /// The session has ended: tries again in a while.
     pub(crate) fn closed(&mut self, core: &mut Core, reason: &CloseReason) {
         let with = Some(self.broker).filter(|_| self.is_open);
-        self.oracle.ledger().closed(self.me, with, reason);
+        let mut ledger = self.oracle.ledger();
+        ledger.closed(self.me, with, reason);
+        ledger.closing(self.me, self.broker, false);
+        drop(ledger);
         self.connection = None;
         self.is_open = false;
         let wait = Duration::from_micros(self.random.within(1_000..200_000));
@@ -82,9 +85,15 @@ impl Uplink {
         }
     }
 
+    /// The peer asks to be left. There is no other to go to.
+    pub(crate) fn leaving(&mut self) {
+        self.oracle.ledger().transition(self.me, Transition::Leaving);
+    }
+
     /// The peer has ended what this session is for: gives it up.
     pub(crate) fn give_up(&mut self, core: &mut Core, why: &str) {
         if let Some(connection) = self.connection {
+            self.oracle.ledger().closing(self.me, self.broker, true);
             core.close(connection, CloseCode::Normal, why);
         }
     }

@@ -148,6 +148,8 @@ impl State {
         found.state = EndState::Ended;
         found.flight.clear();
         found.pieces.clear();
+        found.exposures.clear();
+        found.reads.clear();
         let (host, kind, channel, far) = (found.host, found.kind, found.channel, found.far);
         if let Far::There(far) = far
             && let Some(far) = self.end(far)
@@ -183,6 +185,8 @@ impl State {
             last_arrival: 0,
             cut: None,
             pieces: VecDeque::new(),
+            exposures: Vec::new(),
+            reads: Vec::new(),
         };
         match self.ends.get_mut(place) {
             // Its lists stay, so that a run allocates little.
@@ -201,6 +205,8 @@ impl State {
         end.generation += 1;
         end.flight.clear();
         end.pieces.clear();
+        end.exposures.clear();
+        end.reads.clear();
         self.free_ends.push(place);
     }
 

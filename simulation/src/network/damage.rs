@@ -58,6 +58,7 @@ impl Network {
     pub fn clear_up(&self) {
         let mut state = self.state();
         state.weather.clear_up();
+        state.mend_reads();
         state.ambush = None;
         for end in &mut state.ends {
             end.cut = None;
@@ -139,7 +140,7 @@ impl State {
     }
 
     /// Takes the two ends of a connection apart; what is not beyond the cut still arrives.
-    fn sever(&mut self, end: EndRef, cut: Cut, when: u64) {
+    pub(super) fn sever(&mut self, end: EndRef, cut: Cut, when: u64) {
         let Far::There(far) = self.ends[end.place].far else { return };
         self.trace(end, What::Cut, cut as u64);
         // What was on its way back is lost from some byte on.

@@ -10,28 +10,31 @@
 //! arrives.
 //!
 //! `weather` says how the ways between hosts are at present, `control` brings channels up and down, `passage` moves
-//! bytes, `damage` breaks things, `wire` is what a driver sees.
+//! bytes, `reads` lets one end read from the other, `damage` breaks things, `wire` is what a driver sees.
 //!
 //! What it must never know: what a frame is, and who is right.
 
 mod control;
 mod damage;
 mod passage;
+mod reads;
 mod weather;
 mod wire;
 
 pub use damage::{Cut, Damage};
+pub use reads::{Reading, Reads};
 pub use weather::{Climate, Effect, Weather};
 
 use crate::random::Random;
 use crate::trace::Trace;
 use damage::ArmedCut;
+use reads::{Exposure, Fate, PendingRead, Reader};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use underlay::backend::{Channel, ChannelEnd, Listener, WireKind};
 use underlay::driver::SimulatedWires;
-use underlay::pool::Segment;
+use underlay::pool::{Body, Segment};
 
 /// A millionth of a second, in the nanoseconds that everything is counted in.
 pub const MICROSECOND: u64 = 1_000;
@@ -59,6 +62,7 @@ struct State {
     random: Random,
     trace: Trace,
     weather: Weather,
+    reader: Reader,
     hosts: Vec<Host>,
     ends: Vec<End>,
     free_ends: Vec<usize>,
@@ -106,6 +110,7 @@ enum Incoming {
     Connected { channel: Channel, peer: String },
     Bytes { channel: Channel, from: EndRef, segment: Segment },
     Sent { channel: Channel },
+    Read { channel: Channel, read: u64, outcome: Result<Box<Body>, &'static str> },
     Closed { channel: Channel, reason: ChannelEnd },
 }
 
@@ -131,6 +136,8 @@ struct End {
     cut: Option<ArmedCut>,
     /// On the way to this end, in order.
     pieces: VecDeque<(u64, Piece)>,
+    exposures: Vec<Exposure>,
+    reads: Vec<PendingRead>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +188,8 @@ enum Event {
     Welcome { end: EndRef, peer: String },
     /// An end hears that its channel is broken, or never came up.
     Break { end: EndRef, why: &'static str },
+    /// A one-sided read of an end is over.
+    ReadEnds { end: EndRef, read: u64, fate: Fate },
 }
 
 impl Network {
@@ -189,6 +198,8 @@ impl Network {
         let mut random = Random::new(seed);
         Self(Arc::new(Mutex::new(State {
             now: 0,
+            // One that nobody else draws from: a network without reads goes as if there were none.
+            reader: Reader::new(climate.reading.clone(), Random::new(!seed)),
             weather: Weather::new(climate, random.fork()),
             random,
             trace: Trace::new(is_printed),
@@ -274,6 +285,7 @@ impl State {
             Event::Knock { from, address } => self.knock(from, &address),
             Event::Welcome { end, peer } => self.welcome(end, peer),
             Event::Break { end, why } => self.break_end(end, why),
+            Event::ReadEnds { end, read, fate } => self.read_ends(end, read, fate),
         }
     }
 
@@ -327,4 +339,7 @@ enum What {
     PeerClosed,
     Broken,
     Cut,
+    Exposes,
+    Reads,
+    ReadEnds,
 }

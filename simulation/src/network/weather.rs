@@ -1,6 +1,6 @@
 //! How the ways between hosts are: their usual delay, and what is wrong with them for a while.
 
-use super::{HostId, MICROSECOND, MILLISECOND, NEVER};
+use super::{HostId, MICROSECOND, MILLISECOND, NEVER, Reading};
 use crate::random::Random;
 use std::ops::Range;
 use underlay::backend::WireKind;
@@ -12,15 +12,17 @@ pub struct Climate {
     pub latency: [Range<u64>; WireKind::COUNT],
     /// One in so many sends is delivered in small pieces.
     pub chopped_one_in: u64,
+    /// What one-sided reads there are, and how they go.
+    pub reading: Reading,
 }
 
 impl Climate {
     /// A climate that follows from a seed: `inproc` is always the faster one.
-    pub fn drawn(random: &mut Random) -> Self {
+    pub fn drawn(random: &mut Random, reading: Reading) -> Self {
         let tcp = random.within(20..2_000) * MICROSECOND;
         let inproc = random.within(1..10) * MICROSECOND;
         let latency = [tcp..tcp * random.within(2..5), inproc..inproc * 2];
-        Self { latency, chopped_one_in: random.within(4..64) }
+        Self { latency, chopped_one_in: random.within(4..64), reading }
     }
 }
 

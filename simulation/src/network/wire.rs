@@ -3,7 +3,8 @@
 use super::{HostId, Incoming, MILLISECOND, Network, State};
 use std::io;
 use underlay::backend::{
-    Channel, ConnectError, ListenError, Listener, Listening, Path, SendRefused, Wire, WireEvent, WireKind,
+    Channel, ConnectError, ListenError, Listener, Listening, OneSided, Path, SendRefused, Wire, WireEvent,
+    WireKind,
 };
 use underlay::pool::{GatherList, Pool, Segment};
 
@@ -25,10 +26,14 @@ impl SimulatedWire {
     }
 
     /// The network, while the process that this wire belongs to lives.
-    fn alive<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
+    pub(super) fn alive<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut state = self.network.state();
         let host = &state.hosts[self.host.0];
         (host.is_up && host.life == self.life).then(|| act(&mut state))
+    }
+
+    pub(super) fn place(&self) -> (HostId, WireKind) {
+        (self.host, self.kind)
     }
 }
 
@@ -75,6 +80,12 @@ impl Wire for SimulatedWire {
         });
         Ok(())
     }
+
+    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
+        let kind = self.kind.index();
+        let is_there = self.network.state().reader.reading.is_there[kind];
+        is_there.then_some(self as &mut dyn OneSided)
+    }
 }
 
 /// A driver is gone: as where a process ends, its channels are closed, and what they have taken still arrives.
@@ -103,6 +114,10 @@ impl State {
                 events.push(WireEvent::Connected { channel, path: Path { peer, packet_bytes } });
             }
             Incoming::Sent { channel } => events.push(WireEvent::Sent { channel }),
+            Incoming::Read { channel, read, outcome } => {
+                let outcome = outcome.map_err(io::Error::other);
+                events.push(WireEvent::Read { channel, read, outcome });
+            }
             Incoming::Closed { channel, reason } => {
                 self.free_slot(host, kind, channel);
                 events.push(WireEvent::Closed { channel, reason });

@@ -4,20 +4,37 @@ use super::{ActorId, Ledger};
 use crate::coverage::Transition;
 use crate::network::SECOND;
 
-/// A call as its caller knows it.
+/// A call as its caller begins it.
 #[derive(Debug, Clone, Copy)]
+pub struct Calling {
+    /// Who calls.
+    pub client: ActorId,
+    /// The brokers or the service that it is connected to, as bits.
+    pub peers: u64,
+    /// Who may answer it, as bits.
+    pub services: u64,
+    /// It ends after so many nanoseconds.
+    pub timeout: u64,
+    /// It does not wait for a session that is interrupted, but ends with its outcome unknown.
+    pub is_given_up_early: bool,
+    /// So many copies of it may be sent: 255 is any number.
+    pub copies_max: u8,
+}
+
+/// A call, and what became of it.
+#[derive(Debug, Clone)]
 pub(super) struct CallRecord {
-    client: ActorId,
-    /// The broker or the service that it is connected to.
-    peer: ActorId,
-    /// Who may answer it.
-    services: u64,
+    calling: Calling,
     begun_at: u64,
-    timeout: u64,
-    handled: u8,
-    was_redelivered: bool,
-    may_repeat: bool,
+    handlings: Vec<Handling>,
     end: Option<CallEnd>,
+}
+
+/// A service was given it.
+#[derive(Debug, Clone, Copy)]
+struct Handling {
+    instance: u32,
+    is_redelivered: bool,
 }
 
 /// How a call ended.
@@ -43,29 +60,11 @@ pub enum CallEnd {
 const PATIENCE: u64 = 40 * SECOND;
 
 impl Ledger {
-    /// A call begins; says its number. `services` has the bits of those that may answer it; with `may_repeat` it may be
-    /// handled more than once.
-    pub fn called(
-        &mut self,
-        client: ActorId,
-        peer: ActorId,
-        services: u64,
-        timeout: u64,
-        may_repeat: bool,
-    ) -> u64 {
-        let begun_at = self.now;
-        let (handled, was_redelivered, end) = (0, false, None);
-        self.calls.push(CallRecord {
-            client,
-            peer,
-            services,
-            begun_at,
-            timeout,
-            handled,
-            was_redelivered,
-            may_repeat,
-            end,
-        });
+    /// A call begins; says its number.
+    pub fn called(&mut self, calling: Calling) -> u64 {
+        let client = calling.client;
+        let (begun_at, handlings, end) = (self.now, Vec::new(), None);
+        self.calls.push(CallRecord { calling, begun_at, handlings, end });
         self.open_calls += 1;
         self.coverage.messages += 1;
         let number = self.calls.len() as u64 - 1;
@@ -74,32 +73,65 @@ impl Ledger {
         number
     }
 
+    /// A service begins, which knows nothing of those before; says its number.
+    pub fn instance(&mut self) -> u32 {
+        self.instances += 1;
+        self.instances
+    }
+
     /// A service was given a request.
-    pub fn handled(&mut self, service: ActorId, number: u64, is_redelivered: bool) {
+    pub fn handled(&mut self, service: ActorId, instance: u32, number: u64, is_redelivered: bool) {
         let Self { trace, names, now, .. } = self;
         trace.event(*now, service.0 as u64, 103, number, || {
-            format!("{:<9} handles {number}", names[service.0])
+            let marked = if is_redelivered { ", redelivered" } else { "" };
+            format!("{:<9} handles {number}{marked}", names[service.0])
         });
-        let name = self.names[service.0].clone();
-        let Some(call) = self.calls.get_mut(number as usize) else {
-            return self.fail(format!("{name} was given a request {number} that nobody has made"));
-        };
-        call.handled = call.handled.saturating_add(1);
-        call.was_redelivered |= is_redelivered;
+        self.coverage.messages += 1;
         if is_redelivered {
             self.coverage.transition(Transition::Redelivered);
         }
-        // Whoever was away for longer than its session lives finds what others were given meanwhile, marked.
-        if call.handled > 1 && !call.may_repeat && !call.was_redelivered {
-            self.fail(format!("{name} was given request {number}, which had been handled before"));
+        if let Err(wrong) = self.check_handled(Handling { instance, is_redelivered }, number) {
+            let name = self.name(service).to_owned();
+            self.fail(format!("{name} was given request {number}, {wrong}"));
         }
-        self.coverage.messages += 1;
+    }
+
+    fn check_handled(&mut self, handling: Handling, number: u64) -> Result<(), String> {
+        let Some(call) = self.calls.get_mut(number as usize) else {
+            return Err("which nobody has made".to_owned());
+        };
+        call.handlings.push(handling);
+        let copies_max = call.calling.copies_max;
+        // What is marked, and every copy of what may have copies, is remembered by whoever has handled it.
+        let is_remembered = |it: &Handling| it.is_redelivered || copies_max > 1;
+        let is_again = |it: &&Handling| it.instance == handling.instance && is_remembered(it);
+        if is_remembered(&handling) && call.handlings.iter().filter(is_again).count() > 1 {
+            return Err("which it had handled itself before".to_owned());
+        }
+        // A broker that gives out again what somebody may have had says so. Whoever was away for longer than its session
+        // lives finds the unmarked one after others were given it, marked.
+        let unmarked = call.handlings.iter().filter(|it| !it.is_redelivered).count();
+        if copies_max < u8::MAX && unmarked > copies_max.into() {
+            return Err(format!("which had been handled before, unmarked {unmarked} times"));
+        }
+        let call = &self.calls[number as usize];
+        if handling.is_redelivered && !self.has_lost_a_service(call) {
+            return Err("marked as redelivered, and no service had lost its session".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether one of those that may answer a call has parted from one of its peers since it began.
+    fn has_lost_a_service(&self, call: &CallRecord) -> bool {
+        let Calling { services, peers, .. } = call.calling;
+        bits(services)
+            .any(|service| bits(peers).any(|peer| self.have_parted_since(service, peer, call.begun_at)))
     }
 
     /// A call's future has ended, or was dropped.
     pub fn call_ended(&mut self, number: u64, end: CallEnd, why: &str) {
         let call = &mut self.calls[number as usize];
-        let (client, handled) = (call.client, call.handled);
+        let (client, handled) = (call.calling.client, call.handlings.len());
         if let Some(before) = call.end.replace(end) {
             return self.fail(format!("call {number} has ended twice: {before:?} and {end:?}"));
         }
@@ -141,19 +173,20 @@ impl Ledger {
     }
 
     fn check_call(&self, call: &CallRecord) -> Result<(), String> {
-        let is_way_lost = self.have_parted_since(call.client, call.peer, call.begun_at);
-        let services = (0..64).filter(|bit| call.services >> bit & 1 == 1).map(ActorId);
-        let is_service_lost = |service| self.have_parted_since(service, call.peer, call.begun_at);
-        let is_excused = is_way_lost || services.clone().any(is_service_lost);
+        let Calling { client, peers, timeout, is_given_up_early, .. } = call.calling;
+        let is_way_lost = bits(peers).any(|peer| self.have_parted_since(client, peer, call.begun_at))
+            || (is_given_up_early
+                && bits(peers).any(|peer| self.was_interrupted_since(client, peer, call.begun_at)));
+        let is_excused = is_way_lost || self.has_lost_a_service(call);
         match call.end {
             None => Err("has not ended".to_owned()),
-            Some(CallEnd::NotSent) if call.handled > 0 => {
+            Some(CallEnd::NotSent) if !call.handlings.is_empty() => {
                 Err("ended as not sent, and was handled".to_owned())
             }
             Some(CallEnd::OutcomeUnknown) if !is_way_lost => {
                 Err("ended with its outcome unknown, and no session of its client had ended".to_owned())
             }
-            Some(CallEnd::TimedOut) if call.timeout >= PATIENCE && !is_excused => {
+            Some(CallEnd::TimedOut) if timeout >= PATIENCE && !is_excused => {
                 Err("had ample time and was not answered, and nothing on its way had ended".to_owned())
             }
             Some(_) => Ok(()),
@@ -177,4 +210,9 @@ impl Ledger {
             count(|end| matches!(end, CallEnd::TimedOut | CallEnd::OutcomeUnknown | CallEnd::GivenUp));
         (self.calls.len(), [answered, failed, in_doubt])
     }
+}
+
+/// The processes of these bits.
+fn bits(bits: u64) -> impl Iterator<Item = ActorId> + Clone {
+    (0..64).filter(move |bit| bits >> bit & 1 == 1).map(ActorId)
 }

@@ -14,7 +14,7 @@
 mod calls;
 mod messages;
 
-pub use calls::CallEnd;
+pub use calls::{CallEnd, Calling};
 pub use messages::{BODY_BYTES_MIN, expected_bytes};
 pub(crate) use messages::{is_body_of, number_of, write_body};
 
@@ -50,6 +50,12 @@ pub struct Ledger {
     parted: Vec<Option<u64>>,
     /// For each two processes, when the first one last saw a session with the second one come up.
     opened: Vec<u64>,
+    /// For each two processes, when a session of the first one with the second one last lost its connection.
+    interrupted: Vec<Option<u64>>,
+    /// For each two processes, whether the first one is closing its sessions with the second one.
+    closing: Vec<bool>,
+    /// Services there have been.
+    instances: u32,
     messages: Vec<OneWay>,
     /// How many of them were not delivered yet.
     missing: usize,
@@ -76,6 +82,9 @@ impl Oracle {
             trace: Trace::new(is_printed),
             parted: vec![None; names.len() * names.len()],
             opened: vec![0; names.len() * names.len()],
+            interrupted: vec![None; names.len() * names.len()],
+            closing: vec![false; names.len() * names.len()],
+            instances: 0,
             names,
             failure: None,
             messages: Vec::with_capacity(2_048),
@@ -102,6 +111,8 @@ fn is_of_connection(reason: &CloseReason) -> bool {
             | CloseReason::PeerNotReading(_)
             | CloseReason::FrameTimeout(_)
             | CloseReason::BulkTimeout(_)
+            | CloseReason::ReadFailed { .. }
+            | CloseReason::OffersNotTaken(_)
     )
 }
 
@@ -181,6 +192,8 @@ impl Ledger {
                     .fail(format!("{name}: a session ended as if somebody broke the protocol: {reason}"));
             }
             _ if with.is_none() => Transition::NotOpened,
+            // It was closing; whoever loses the connection then has nothing to come back for.
+            _ if is_of_connection(reason) && self.is_closing(at, with) => Transition::ClosedHere,
             _ if SESSIONS_OUTLIVE_CONNECTIONS && is_of_connection(reason) => {
                 let name = self.name(at).to_owned();
                 return self.fail(format!("{name}: a session ended with its connection: {reason}"));
@@ -212,6 +225,21 @@ impl Ledger {
         }
     }
 
+    /// A process says that a session of its has no connection for a while.
+    pub fn interrupted(&mut self, at: ActorId, with: ActorId) {
+        self.interrupted[at.0 * self.names.len() + with.0] = Some(self.now);
+    }
+
+    /// A process has told its sessions with another one to close, or has begun anew since.
+    pub fn closing(&mut self, at: ActorId, with: ActorId, is_closing: bool) {
+        let place = at.0 * self.names.len() + with.0;
+        self.closing[place] = is_closing;
+    }
+
+    fn is_closing(&self, at: ActorId, with: Option<ActorId>) -> bool {
+        with.is_some_and(|with| self.closing[at.0 * self.names.len() + with.0])
+    }
+
     /// Every process.
     pub fn actors(&self) -> impl Iterator<Item = ActorId> + use<> {
         (0..self.names.len()).map(ActorId)
@@ -220,6 +248,7 @@ impl Ledger {
     /// A process died.
     pub fn died(&mut self, actor: ActorId) {
         for other in self.actors() {
+            self.closing(actor, other, false);
             self.part(actor, other);
         }
     }
@@ -233,6 +262,10 @@ impl Ledger {
     /// Whether two processes have parted since then.
     fn have_parted_since(&self, one: ActorId, other: ActorId, since: u64) -> bool {
         self.parted[one.0 * self.names.len() + other.0].is_some_and(|parted| parted >= since)
+    }
+
+    fn was_interrupted_since(&self, one: ActorId, other: ActorId, since: u64) -> bool {
+        self.interrupted[one.0 * self.names.len() + other.0].is_some_and(|at| at >= since)
     }
 
     fn part(&mut self, one: ActorId, other: ActorId) {

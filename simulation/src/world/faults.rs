@@ -14,36 +14,45 @@ pub(super) struct FaultPlan {
     random: Random,
     /// The next one last.
     moments: Vec<u64>,
+    /// When a broker leaves in order, if one does, and what else is drawn for that.
+    leave_at: u64,
+    more: Random,
     /// From one to the next when all of them were too few.
     spacing: u64,
     last: u64,
 }
 
 impl FaultPlan {
-    pub(super) fn drawn(mut random: Random, duration: u64) -> Self {
+    pub(super) fn drawn(mut random: Random, duration: u64, mut more: Random) -> Self {
         let count = random.within(7..16);
         let mut moments: Vec<u64> = (0..count).map(|_| random.within(0..duration)).collect();
         moments.sort_unstable_by(|one, other| other.cmp(one));
-        Self { random, moments, spacing: duration / 8, last: duration }
+        let leave_at = if more.once_in(3) { more.within(0..duration) } else { NEVER };
+        Self { random, moments, leave_at, more, spacing: duration / 8, last: duration }
     }
 
     pub(super) fn next_due(&self) -> u64 {
-        self.moments.last().copied().unwrap_or(NEVER)
+        self.moments.last().copied().unwrap_or(NEVER).min(self.leave_at)
     }
 
     pub(super) fn is_over(&self, now: u64) -> bool {
-        self.moments.is_empty() && now >= self.last
+        self.next_due() == NEVER && now >= self.last
     }
 
     pub(super) fn stop(&mut self) {
         self.moments.clear();
+        self.leave_at = NEVER;
     }
 }
 
 impl World {
     /// Does what is due, and sees to it that there is more as long as too little was met.
     pub(super) fn do_damage(&mut self) {
-        while self.faults.next_due() <= self.now {
+        if self.faults.leave_at <= self.now {
+            self.faults.leave_at = NEVER;
+            self.leave();
+        }
+        while self.faults.moments.last().is_some_and(|moment| *moment <= self.now) {
             self.faults.moments.pop();
             self.strike();
             if self.faults.moments.is_empty() && !self.has_met_enough() {
@@ -157,6 +166,18 @@ impl World {
         }
         drop(ledger);
         self.kill(place, is_silent, restart_at);
+    }
+
+    /// A broker is told to shut down, and does so in order.
+    fn leave(&mut self) {
+        let brokers: Vec<usize> = (0..self.processes.len()).filter(|at| self.plan.is_broker(*at)).collect();
+        let place = *self.faults.more.one_of(&brokers);
+        if self.processes[place].is_alive() {
+            let away = self.faults.more.within(MILLISECOND..SECOND);
+            let name = self.plan.names()[place].clone();
+            self.oracle.ledger().fault(Fault::Leave, place, || format!("{name}, away for {}", Moment(away)));
+            self.processes[place].leave(self.now, away);
+        }
     }
 
     fn pause(&mut self, until: u64) {

@@ -11,8 +11,8 @@ mod faults;
 mod plan;
 mod process;
 
-use crate::coverage::{Coverage, Fault};
-use crate::network::{MILLISECOND, NEVER, Network, SECOND};
+use crate::coverage::{Coverage, Fault, Transition};
+use crate::network::{Climate, MILLISECOND, NEVER, Network, Reading, SECOND};
 use crate::oracle::Oracle;
 use crate::random::Random;
 use faults::FaultPlan;
@@ -76,12 +76,15 @@ pub fn run(seed: u64, is_printed: bool) -> Outcome {
 impl World {
     fn new(seed: u64, is_printed: bool) -> Self {
         let mut random = Random::new(seed);
-        let climate = crate::network::Climate::drawn(&mut random);
+        // From numbers of their own, so that what came later changes nothing of what was there before.
+        let mut more = Random::new(!seed);
+        let reading = Reading::drawn(&mut more);
+        let climate = Climate::drawn(&mut random, reading);
         let network = Network::new(random.number(), climate, is_printed);
-        let plan = Plan::drawn(&mut random);
+        let plan = Plan::drawn(&mut random, &mut more);
         let oracle = Oracle::new(plan.names(), is_printed);
         let processes = plan.names().iter().map(|name| Process::new(network.host(name))).collect();
-        let faults = FaultPlan::drawn(random.fork(), plan.duration);
+        let faults = FaultPlan::drawn(random.fork(), plan.duration, more.fork());
         let (now, look_at, turns_at_once) = (0, 0, 0);
         let mut world =
             Self { now, random, network, oracle, processes, plan, faults, look_at, turns_at_once };
@@ -175,9 +178,16 @@ impl World {
         self.turns_at_once += 1;
         match self.processes[place].turn(self.now) {
             Ok(()) if self.turns_at_once > TURNS_AT_ONCE_MAX => self.fail("time stands still"),
-            Ok(()) => {}
+            Ok(()) => self.see_off(place),
             Err(error) => self.fail(&format!("a driver failed: {error}")),
         }
+    }
+
+    /// Ends a process that was told to end and has closed everything. What it had left is lost, and nothing else.
+    fn see_off(&mut self, place: usize) {
+        let Some(restart_at) = self.processes[place].has_left(self.now) else { return };
+        self.oracle.ledger().died(crate::oracle::ActorId(place));
+        self.processes[place].end(restart_at);
     }
 
     /// What must be true at any time.
@@ -274,6 +284,16 @@ impl World {
             (Fault::CutHandshake, damage.in_handshake),
         ] {
             (0..count).for_each(|_| ledger.coverage.fault(fault));
+        }
+        let reads = self.network.reads();
+        for (transition, count) in [
+            (Transition::Offered, reads.offered),
+            (Transition::ReadDone, reads.done),
+            (Transition::ReadFailed, reads.failed),
+            (Transition::ReadNever, reads.never),
+            (Transition::FellBackToChunks, reads.refused),
+        ] {
+            ledger.coverage.transitions(transition, count);
         }
         let (messages, faults) = (ledger.coverage.messages, ledger.coverage.faults());
         if messages < MESSAGES_MIN || faults < FAULTS_MIN {

@@ -11,7 +11,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use underlay::driver::DriverConfig;
 use underlay_broker::Config;
-use underlay_broker::config::{ConfigBuilder, LimitSettings, ListenerSettings, QueueSettings};
+use underlay_broker::config::{
+    BrokerSettings, ConfigBuilder, LimitSettings, ListenerSettings, QueueSettings,
+};
 
 /// The queues of every broker: one-way messages, and requests.
 const WORK: &str = "work";
@@ -28,9 +30,9 @@ enum Role {
     Consumer {
         broker: ActorId,
     },
-    /// Behind a broker, or listening itself.
+    /// Behind brokers, or listening itself if there are none.
     Service {
-        broker: Option<ActorId>,
+        brokers: Vec<ActorId>,
     },
     Client(ClientPlan),
 }
@@ -56,7 +58,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn drawn(random: &mut Random) -> Self {
+    /// What `random` says, and `more` of what was added later: a world without it is what it was before.
+    pub(super) fn drawn(random: &mut Random, more: &mut Random) -> Self {
         let duration = random.within(SECOND..4 * SECOND);
         let mut plan = Self {
             roles: Vec::new(),
@@ -72,7 +75,7 @@ impl Plan {
             }
         }
         plan.add_producers(random, &brokers);
-        plan.add_callers(random, &brokers);
+        plan.add_callers(random, &brokers, more);
         plan
     }
 
@@ -97,26 +100,39 @@ impl Plan {
     }
 
     /// Services behind a broker, perhaps one that listens itself, and those who call them.
-    fn add_callers(&mut self, random: &mut Random, brokers: &[ActorId]) {
+    fn add_callers(&mut self, random: &mut Random, brokers: &[ActorId], more: &mut Random) {
         let broker = *random.one_of(brokers);
+        let names_several = more.once_in(2);
+        let is_varied = names_several || more.once_in(3);
+        let brokers = if names_several { brokers.to_vec() } else { vec![broker] };
         let behind: Vec<_> = (0..random.within(1..3))
-            .map(|_| self.add("service", Role::Service { broker: Some(broker) }))
+            .map(|_| self.add("service", Role::Service { brokers: brokers.clone() }))
             .collect();
         let services = behind.iter().fold(0, |bits, service| bits | 1 << service.0);
-        let mut ways = vec![(broker, services)];
+        let mut ways = vec![(brokers, services)];
         if random.once_in(2) {
-            let listening = self.add("service", Role::Service { broker: None });
-            ways.push((listening, 1 << listening.0));
+            let listening = self.add("service", Role::Service { brokers: Vec::new() });
+            ways.push((vec![listening], 1 << listening.0));
         }
         let count = random.within(ways.len() as u64..4);
         let calls = random.within(150..200) / count + 1;
         for number in 0..count as usize {
-            let (peer, services) = ways[number % ways.len()];
+            let (peers, services) = ways[number % ways.len()].clone();
             let burst_max = *random.one_of(&[1, 2, 8]);
             let left = Rc::new(Cell::new(calls as u32));
             let interval = self.interval(calls, burst_max);
             let destination = CALLS.to_owned();
-            let plan = ClientPlan { peer, destination, services, left, interval, burst_max };
+            let is_behind = number.is_multiple_of(ways.len());
+            let plan = ClientPlan {
+                peers,
+                names_several: names_several && is_behind,
+                is_varied: is_varied && is_behind,
+                destination,
+                services,
+                left,
+                interval,
+                burst_max,
+            };
             self.add("client", Role::Client(plan));
         }
     }
@@ -159,8 +175,8 @@ impl Plan {
             Role::Broker => Box::new(BrokerActor::start(birth, &self.broker_config)),
             Role::Producer(plan) => Box::new(Producer::start(birth, plan.clone())),
             Role::Consumer { broker } => Box::new(Consumer::start(birth, *broker, WORK.to_owned())),
-            Role::Service { broker } => {
-                Box::new(ServiceActor::start(birth, *broker, CALLS.to_owned(), rebirth))
+            Role::Service { brokers } => {
+                Box::new(ServiceActor::start(birth, brokers.clone(), CALLS.to_owned(), rebirth))
             }
             Role::Client(plan) => Box::new(ClientActor::start(birth, plan.clone())),
         }
@@ -181,7 +197,9 @@ fn broker_config(random: &mut Random) -> Config {
         congestion_messages: *random.one_of(&[16, 256]),
         ..LimitSettings::default()
     };
+    let broker = BrokerSettings { drain_timeout_ms: 1_000, ..BrokerSettings::default() };
     ConfigBuilder::default()
+        .broker(broker)
         .limits(limits)
         .listener(ListenerSettings::inproc("simulated"))
         .queue(queue(WORK, random.within(32..2_000)))

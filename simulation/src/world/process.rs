@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::actors::{Actor, Birth, Rebirth};
-use crate::network::{HostId, NEVER, Network};
+use crate::network::{HostId, NEVER, Network, SECOND};
 use crate::oracle::{ActorId, Oracle};
 use crate::random::Random;
 use std::io;
@@ -22,11 +22,24 @@ pub(super) struct Process {
     paused_until: u64,
     /// When it is to be turned even if nothing arrives, or started again.
     due: u64,
+    leaving: Option<Leaving>,
 }
+
+/// A process that was told to end.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    /// It is ended if it has not ended by then, as whoever watches over processes would.
+    until: u64,
+    away: u64,
+}
+
+/// So long a process may take to end in order: longer than a broker drains and closes, which stands still while it is
+/// paused.
+const LEAVES_WITHIN: u64 = 10 * SECOND;
 
 impl Process {
     pub(super) fn new(host: HostId) -> Self {
-        Self { host, actor: None, life: 0, ahead: 0, paused_until: 0, due: NEVER }
+        Self { host, actor: None, life: 0, ahead: 0, paused_until: 0, due: NEVER, leaving: None }
     }
 
     /// When it has to be looked at.
@@ -80,6 +93,19 @@ impl Process {
         self.actor = None;
         self.paused_until = 0;
         self.due = restart_at;
+        self.leaving = None;
+    }
+
+    /// Has it end in order, and start again when it has been away for so long.
+    pub(super) fn leave(&mut self, now: u64, away: u64) {
+        self.close(now);
+        self.leaving = Some(Leaving { until: now + LEAVES_WITHIN, away });
+    }
+
+    /// Whether it was told to end and is through with it: when it is to start again.
+    pub(super) fn has_left(&mut self, now: u64) -> Option<u64> {
+        let Leaving { until, away } = self.leaving?;
+        (now >= until || self.is_closed()).then_some(now + away)
     }
 
     pub(super) fn turn(&mut self, now: u64) -> io::Result<()> {

@@ -60,6 +60,8 @@ impl Core {
     /// From now on a channel is this path of this session.
     fn use_channel(&mut self, id: ConnectionId, path: usize, used: UsedChannel) {
         self.users.set(used.wire, used.channel, id.index, path as u8);
+        let mut used = used;
+        used.has_one_sided_reads = self.wires.one_sided(used.wire).is_some();
         let entry = &mut self.entries[id.index()];
         if entry.channels.iter().all(Option::is_none) {
             entry.peer.clone_from(&used.peer);
@@ -372,7 +374,8 @@ impl Core {
             return false;
         }
         let mut stalls = false;
-        if session.wants_one_sided(path)
+        if used.has_one_sided_reads
+            && session.wants_one_sided(path)
             && let Some(wire) = self.wires.one_sided(used.wire)
         {
             stalls = do_one_sided(session, path, wire, used.channel, &mut self.pool, self.now);
@@ -380,15 +383,13 @@ impl Core {
         if used.is_sending {
             return stalls;
         }
-        if session.wants_transmit(path) {
-            // When the pool is empty, what was packed leaves, and the rest is tried again later.
-            stalls |= session.poll_transmit(path, self.now, &mut self.pool, &mut self.gather).is_err();
-            if !self.gather.is_empty() {
-                let outcome = self.wires.send(used.wire, used.channel, &mut self.gather);
-                used.is_sending = outcome != Err(SendRefused::NotOpen);
-                self.gather.clear();
-                self.stats.sends += 1;
-            }
+        // When the pool is empty, what was packed leaves, and the rest is tried again later.
+        stalls |= session.poll_transmit(path, self.now, &mut self.pool, &mut self.gather).is_err();
+        if !self.gather.is_empty() {
+            let outcome = self.wires.send(used.wire, used.channel, &mut self.gather);
+            used.is_sending = outcome != Err(SendRefused::NotOpen);
+            self.gather.clear();
+            self.stats.sends += 1;
         }
         if session.is_path_finished(path) {
             self.wires.close(used.wire, used.channel);
@@ -497,13 +498,8 @@ impl Core {
     #[inline]
     pub(super) fn user(&self, wire: WireKind, channel: Channel) -> Option<(ConnectionId, u8)> {
         let ChannelUser { index, path } = self.users.of(wire, channel)?;
-        let entry = self.entries.get(index as usize)?;
-        let used = if path == ChannelUser::COMING {
-            entry.coming.as_ref().map(|coming| coming.channel)
-        } else {
-            entry.channels[usize::from(path)].as_ref().map(|used| used.channel)
-        };
-        (used == Some(channel)).then_some((ConnectionId { index, generation: entry.generation }, path))
+        let generation = self.entries.get(index as usize)?.generation;
+        Some((ConnectionId { index, generation }, path))
     }
 
     pub(in crate::driver) fn id(&self, index: u32) -> ConnectionId {

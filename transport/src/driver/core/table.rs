@@ -48,13 +48,15 @@ pub(super) struct UsedChannel {
     pub(super) channel: Channel,
     pub(super) peer: String,
     pub(super) is_sending: bool,
+    /// Its wire has one-sided reads.
+    pub(super) has_one_sided_reads: bool,
     /// It has ended, and what arrived before may still wait for buffers.
     pub(super) is_gone: bool,
 }
 
 impl UsedChannel {
     pub(super) fn new(wire: WireKind, channel: Channel, peer: String) -> Self {
-        Self { wire, channel, peer, is_sending: false, is_gone: false }
+        Self { wire, channel, peer, is_sending: false, has_one_sided_reads: false, is_gone: false }
     }
 }
 

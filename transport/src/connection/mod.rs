@@ -268,6 +268,9 @@ pub enum CloseReason {
     /// The peer took nothing for too long.
     #[error("the peer took nothing for {0:?} while something waited for it (send_timeout_ms)")]
     PeerNotReading(Duration),
+    /// The peer took what was sent to it, and acknowledged nothing for too long.
+    #[error("the peer acknowledged nothing of what it took for {0:?} (three times send_timeout_ms)")]
+    NotAcknowledged(Duration),
     /// A bound of this end was reached.
     #[error("a limit of this end was reached: {0}")]
     ResourceLimit(String),
@@ -320,6 +323,7 @@ impl CloseReason {
             Self::OffersNotTaken(_) => "offers_not_taken",
             Self::PeerSilent(_) => "peer_silent",
             Self::PeerNotReading(_) => "peer_not_reading",
+            Self::NotAcknowledged(_) => "not_acknowledged",
             Self::ResourceLimit(_) => "resource_limit",
             Self::Expired { .. } => "expired",
             Self::SessionUnknown(_) => "session_unknown",
@@ -338,7 +342,8 @@ impl CloseReason {
             | Self::ReadFailed { .. }
             | Self::OffersNotTaken(_)
             | Self::PeerSilent(_)
-            | Self::PeerNotReading(_) => true,
+            | Self::PeerNotReading(_)
+            | Self::NotAcknowledged(_) => true,
             Self::Peer { code, .. } | Self::Local { code, .. } => matches!(
                 code,
                 CloseCode::HandshakeTimeout
@@ -360,7 +365,7 @@ impl CloseReason {
             }
             Self::HandshakeTimeout(_) => CloseCode::HandshakeTimeout,
             Self::FrameTimeout(_) | Self::BulkTimeout(_) | Self::PeerSilent(_) => CloseCode::PeerSilent,
-            Self::PeerNotReading(_) => CloseCode::PeerNotReading,
+            Self::PeerNotReading(_) | Self::NotAcknowledged(_) => CloseCode::PeerNotReading,
             Self::ReadFailed { .. } | Self::OffersNotTaken(_) => CloseCode::ReadFailed,
             Self::ResourceLimit(_) => CloseCode::ResourceLimit,
             Self::ResumedInVain(_) => CloseCode::PeerNotReading,

@@ -108,7 +108,7 @@ impl Open {
         let before = gather.len();
         let sends_streams = is_current && self.close.is_none();
         if sends_streams {
-            streams.push_due();
+            streams.push_due(self.windows.frames.available() > 0);
         }
         let owes_acknowledgement = self.owes_acknowledgement(streams, is_current);
         let owes_announcement = self.owes_announcement(streams, is_current);

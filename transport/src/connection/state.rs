@@ -3,7 +3,7 @@
 use super::greeting::{Greeted, Greeting, refused};
 use super::open::Open;
 use super::streams::Streams;
-use super::times::Times;
+use super::times::{Times, acknowledge_timeout};
 use super::{ChannelTraits, CloseReason, ConnectionConfig, ConnectionEvent, Identity, ReadFailure};
 use crate::packing::InboxError;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
@@ -305,6 +305,9 @@ impl Connection {
                 self.times.note_frames(is_starved, limit, now);
                 let (is_starved, limit) = open.waits_for_chunks(streams, is_current);
                 self.times.note_chunks(is_starved, limit, now);
+                if is_current {
+                    note_acknowledged(&mut self.times, open, streams, now);
+                }
                 if open.has_one_sided() {
                     self.times.note_offers(open.offers_outstanding() > 0, open.offers_taken(), now);
                 }
@@ -413,6 +416,9 @@ impl Connection {
 
     /// Does what is due: a keep-alive, or the end of the connection for a reason of time.
     pub(crate) fn handle_timeout(&mut self, streams: Option<&Streams>, now: Timestamp) {
+        if let (Phase::Open(open), Some(streams)) = (&self.phase, streams) {
+            note_acknowledged(&mut self.times, open, streams, now);
+        }
         let (times, config) = (&self.times, &self.config);
         let reason = match (&self.ending, &mut self.phase) {
             (Ending::Ended { since, .. }, _) => {
@@ -429,6 +435,9 @@ impl Connection {
             (_, Phase::Greeting(_) | Phase::Proposed(..)) => return,
             (_, Phase::Open(_)) if now >= times.progress_due(config.send_timeout) => {
                 CloseReason::PeerNotReading(config.send_timeout)
+            }
+            (_, Phase::Open(_)) if now >= times.acknowledged_due(acknowledge_timeout(config)) => {
+                CloseReason::NotAcknowledged(acknowledge_timeout(config))
             }
             (_, Phase::Open(_)) if now >= times.frame_due(config.frame_timeout) => {
                 CloseReason::FrameTimeout(config.frame_timeout)
@@ -607,6 +616,12 @@ fn control_past_limit(streams: &Streams) -> Option<String> {
 /// The peer may take its time for a read, and then tell of it.
 fn offers_timeout(config: &ConnectionConfig) -> Duration {
     config.bulk_timeout + config.send_timeout
+}
+
+/// What is offered for one-sided reads has a time of its own.
+fn note_acknowledged(times: &mut Times, open: &Open, streams: &Streams, now: Timestamp) {
+    let is_kept = streams.outbox.unacknowledged() > 0 && !open.has_one_sided();
+    times.note_acknowledged(is_kept, streams.outbox.acknowledged(), now);
 }
 
 fn local_end(parameters: &Parameters, identity: &Identity, channel: ChannelTraits) -> LocalEnd {

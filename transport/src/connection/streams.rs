@@ -131,19 +131,30 @@ impl Streams {
     }
 
     /// Has the peer told of the credit that it was not told of yet, and of what became of deliveries.
+    ///
+    /// What is settled may have been answered by what waits here. So a settlement leaves in the frame of all that waits,
+    /// or behind it: an end that dies in between has not settled what it did not answer.
     #[inline]
-    pub(super) fn push_due(&mut self) {
+    pub(super) fn push_due(&mut self, may_send_data: bool) {
         let Self { links, outbox, .. } = self;
         links.take_due(|link, credit| {
             encoded(&Control::Flow(Flow { link, credit }), |record| outbox.push_control(record));
         });
-        self.push_settlements();
+        if links.has_settlements() {
+            let shares_frame = may_send_data && outbox.fits_one_frame();
+            self.push_settlements(shares_frame);
+        }
     }
 
-    #[inline]
-    fn push_settlements(&mut self) {
+    fn push_settlements(&mut self, shares_frame: bool) {
         let Self { links, outbox, .. } = self;
-        links.take_settlements(|settle| outbox.push_control(&settle.record()));
+        links.take_settlements(|settle| {
+            if shares_frame {
+                outbox.push_control(&settle.record());
+            } else {
+                outbox.push_control_behind_messages(&settle.record());
+            }
+        });
     }
 
     pub(crate) fn push_control(&mut self, control: &Control<'_>) {
@@ -158,7 +169,7 @@ impl Streams {
     /// Behind the messages and the settlements of its link. The peer forgets the link with it, and would take them for
     /// a violation.
     pub(crate) fn push_detach(&mut self, detach: &Detach<'_>) {
-        self.push_settlements();
+        self.push_settlements(false);
         encoded(&Control::Detach(*detach), |record| self.outbox.push_control_behind_messages(record));
     }
 }
@@ -270,7 +281,7 @@ impl Streams {
         if sabotage::strikes(Bug::SkipAcknowledgement) {
             self.received.told(self.received.positions());
         }
-        if !self.received.has_news() {
+        if self.received.is_all_told() {
             self.untold_since = [Timestamp::NEVER; STREAMS];
             (self.untold_bytes, self.tells_at_once) = (0, false);
             return;

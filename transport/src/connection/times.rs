@@ -20,6 +20,8 @@ pub(super) struct Times {
     chunks: Starvation,
     /// A bulk message has begun to arrive, and its next chunk has not.
     bulk: Starvation,
+    /// What the peer has taken is not acknowledged.
+    acknowledgements: Starvation,
     /// Bodies are offered to the peer, which has not acknowledged them.
     offers: Starvation,
 }
@@ -42,6 +44,7 @@ impl Times {
             frames: Starvation::default(),
             chunks: Starvation::default(),
             bulk: Starvation::default(),
+            acknowledgements: Starvation::default(),
             offers: Starvation::default(),
         }
     }
@@ -83,18 +86,32 @@ impl Times {
     /// When something has not gone on for too long; mostly there is nothing that should.
     #[inline]
     pub(super) fn trouble_due(&self, config: &ConnectionConfig) -> Timestamp {
-        let Self { unfinished, send_began, frames, chunks, bulk, .. } = self;
+        let Self { unfinished, send_began, frames, chunks, bulk, acknowledgements, .. } = self;
+        let unacknowledged =
+            acknowledgements.since.map_or(Timestamp::NEVER, |since| since + acknowledge_timeout(config));
         if unfinished.is_none()
             && send_began.is_none()
             && frames.since.is_none()
             && chunks.since.is_none()
             && bulk.since.is_none()
         {
-            return Timestamp::NEVER;
+            return unacknowledged;
         }
         self.frame_due(config.frame_timeout)
             .min(self.bulk_due(config.bulk_timeout))
             .min(self.progress_due(config.send_timeout))
+            .min(unacknowledged)
+    }
+
+    /// Whether something that has left is kept until the peer acknowledges it, which it has done up to so much.
+    #[inline]
+    pub(super) fn note_acknowledged(&mut self, is_kept: bool, acknowledged: u64, now: Timestamp) {
+        self.acknowledgements.note(is_kept, acknowledged, now);
+    }
+
+    /// When the peer has acknowledged nothing for `timeout`.
+    pub(super) fn acknowledged_due(&self, timeout: Duration) -> Timestamp {
+        self.acknowledgements.since.map_or(Timestamp::NEVER, |since| since + timeout)
     }
 
     /// When an unfinished bulk message has not gone on for `timeout`.
@@ -115,6 +132,12 @@ impl Times {
             .min()
             .map_or(Timestamp::NEVER, |since| since + timeout)
     }
+}
+
+/// A peer that takes what is sent to it, and acknowledges nothing for so long, is given up: what it has taken would be
+/// kept for ever. More than a send may take, since what has left may still be on its way.
+pub(super) fn acknowledge_timeout(config: &ConnectionConfig) -> Duration {
+    3 * config.send_timeout
 }
 
 impl Starvation {

@@ -62,7 +62,8 @@ pub struct DriverConfig {
     pub session: SessionConfig,
     /// How it waits.
     pub wait: WaitConfig,
-    /// The most connections; one more is refused with that reason. Default 10,000.
+    /// The most sessions, those included that have no connection just now; one more is refused with that reason.
+    /// Default 10,000.
     pub connections_max: usize,
 }
 

@@ -133,6 +133,12 @@ impl Received {
         self.told[stream.index()] == self.next[stream.index()]
     }
 
+    /// Whether the peer was told of all that is held.
+    #[inline]
+    pub fn is_all_told(&self) -> bool {
+        self.told == self.next
+    }
+
     /// From now on the peer is told of nothing beyond what is held now, until [`Received::told`] or
     /// [`Received::tell_all`].
     ///

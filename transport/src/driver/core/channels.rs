@@ -12,6 +12,10 @@ use crate::session::{PATHS_MAX, SESSION_UNKNOWN, Session};
 use crate::time::Timestamp;
 use std::time::Duration;
 
+/// Beyond `connections_max`, so many connections may be there whose clients have not said yet what they want: they may
+/// come back to a session that counts already.
+const GREETINGS_MAX: usize = 64;
+
 /// Channels: how they come up and go.
 impl Core {
     /// A channel that was accepted or connected is open.
@@ -49,12 +53,16 @@ impl Core {
             // It cannot happen: the configuration was checked when the driver started.
             return self.wires.close(wire, channel);
         };
-        if self.open_entries >= self.config.connections_max {
-            let text = format!("{} connections are open (connections_max)", self.open_entries);
-            session.refuse(0, RefusalCode::ResourceLimit, &text, self.now);
+        // A client that comes back to its session is let in; which one it is shows in its hello.
+        if self.open_entries >= self.config.connections_max + GREETINGS_MAX {
+            session.refuse(0, RefusalCode::ResourceLimit, &self.too_many(), self.now);
         }
         let id = self.insert(Box::new(session), path.peer.clone());
         self.use_channel(id, 0, UsedChannel::new(wire, channel, path.peer));
+    }
+
+    fn too_many(&self) -> String {
+        format!("{} sessions are open (connections_max)", self.open_entries)
     }
 
     /// From now on a channel is this path of this session.
@@ -154,6 +162,12 @@ impl Core {
         let Some(session) = self.entries[id.index()].session.as_deref_mut() else { return id };
         let Some(proposal) = session.proposal(path) else { return id };
         let Some(wanted) = proposal.client().body.session.session else {
+            // This one is counted already.
+            if self.open_entries > self.config.connections_max {
+                let text = format!("{} sessions are open (connections_max)", self.open_entries - 1);
+                session.refuse(path, RefusalCode::ResourceLimit, &text, self.now);
+                return id;
+            }
             session.accept(path, self.random.session_id(), self.random.token());
             return id;
         };

@@ -98,7 +98,7 @@ fn one_connection_too_many_is_refused_with_the_limit() {
     assert_eq!(id, third);
     let CloseReason::Refused(refusal) = reason else { panic!("{reason}") };
     assert_eq!(refusal.code, RefusalCode::ResourceLimit);
-    assert_eq!(refusal.text(), "2 connections are open (connections_max)");
+    assert_eq!(refusal.text(), "2 sessions are open (connections_max)");
     stage.until(|stage| stage.core(1).connections() == 2);
     assert!(matches!(
         stage.recorder(1).closed[..],

@@ -173,6 +173,22 @@ impl Outbox {
         self.lanes.iter().map(LaneQueue::waiting).sum()
     }
 
+    /// Whether all that waits, and a few short control records, certainly fit into one frame.
+    pub fn fits_one_frame(&self) -> bool {
+        /// What a head has at most beside its extensions, which count as waiting bytes, with its padding; and what is
+        /// left for control records.
+        const RECORD_BYTES: u64 = 192;
+        const CONTROL_BYTES: u64 = 512;
+        let messages = self.waiting_messages() as u64;
+        let bytes = self.waiting_bytes() + messages * RECORD_BYTES + CONTROL_BYTES;
+        messages == 0 || bytes <= self.rules.packet_bytes as u64
+    }
+
+    /// By stream added up, up to where the peer has acknowledged: progress, if it has risen.
+    pub fn acknowledged(&self) -> u64 {
+        Stream::ALL.into_iter().map(|stream| self.acknowledgeable(stream).0).sum()
+    }
+
     /// Messages and control records that have left and that the peer has not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.lanes.iter().map(LaneQueue::kept).sum::<usize>() + self.control.kept()

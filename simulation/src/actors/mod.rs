@@ -13,6 +13,7 @@ mod consumer;
 mod ear;
 mod producer;
 mod service;
+mod settling;
 mod uplink;
 
 pub(crate) use broker::BrokerActor;
@@ -21,6 +22,7 @@ pub(crate) use consumer::Consumer;
 pub(crate) use ear::Ear;
 pub(crate) use producer::{Producer, ProducerPlan};
 pub(crate) use service::{Rebirth, ServiceActor};
+pub(crate) use settling::Unsettled;
 pub(crate) use uplink::Uplink;
 
 use crate::oracle::{ActorId, Oracle};

@@ -173,4 +173,8 @@ impl Application for Consumer {
     fn stop(&mut self) {
         self.uplink.stop();
     }
+
+    fn session(&self) -> Option<ConnectionId> {
+        self.uplink.session()
+    }
 }

@@ -121,6 +121,12 @@ pub enum Transition {
     RaceDuplicate,
     /// Calls went by another broker from then on.
     Failover,
+    /// A consumer of one-way messages has accepted one.
+    Accepted,
+    /// It has rejected one.
+    Rejected,
+    /// It has given one back.
+    Released,
 }
 
 /// How the place of a kind in the tables is found, how it is called, and how often a thousand seeds must meet it.
@@ -201,6 +207,9 @@ impl Kind for Transition {
         (Self::Raced, 1_000),
         (Self::RaceDuplicate, 500),
         (Self::Failover, 100),
+        (Self::Accepted, 100_000),
+        (Self::Rejected, 1_000),
+        (Self::Released, 1_000),
     ];
 }
 

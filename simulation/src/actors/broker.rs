@@ -30,8 +30,8 @@ struct Watched {
     broker: Broker,
     me: ActorId,
     oracle: Oracle,
-    /// By connection, who is at its other end.
-    peers: Vec<Option<ActorId>>,
+    /// By connection, which one it is and who is at its other end.
+    peers: Vec<Option<(ConnectionId, ActorId)>>,
 }
 
 impl BrokerActor {
@@ -97,6 +97,13 @@ impl Actor for BrokerActor {
         self.inner.driver.parts().1.broker.stats().queues.iter().map(|queue| queue.depth).sum()
     }
 
+    fn unrest(&mut self) -> Option<String> {
+        let (core, watched) = self.inner.driver.parts();
+        let sessions = watched.peers.iter().flatten();
+        let unacknowledged: usize = sessions.map(|(session, _)| core.unacknowledged(*session)).sum();
+        (unacknowledged > 0).then(|| format!("{unacknowledged} messages are unacknowledged"))
+    }
+
     /// What a queue has and has granted never exceeds its bound, and nothing is dropped that could have been kept.
     fn wrong(&mut self) -> Option<String> {
         let stats = self.inner.driver.parts().1.broker.stats();
@@ -123,7 +130,7 @@ impl Actor for BrokerActor {
 
 impl Watched {
     fn peer(&self, connection: ConnectionId) -> Option<ActorId> {
-        self.peers.get(connection.index()).copied().flatten()
+        self.peers.get(connection.index()).copied().flatten().map(|(_, peer)| peer)
     }
 }
 
@@ -133,7 +140,7 @@ impl Handler for Watched {
             self.peers.resize(connection.index() + 1, None);
         }
         let actor = actor_of(&peer.peer);
-        self.peers[connection.index()] = Some(actor);
+        self.peers[connection.index()] = Some((connection, actor));
         self.oracle.ledger().opened(self.me, actor);
         self.broker.opened(core, connection, peer);
     }

@@ -1,7 +1,7 @@
 //! A client, as it is shipped, and an application that calls by it.
 
 use super::producer::{any_lane, any_length};
-use super::{Actor, Birth, Ear, Rest, addresses_of};
+use super::{Actor, BUFFERS_KEPT, Birth, Ear, Rest, addresses_of};
 use crate::coverage::Transition;
 use crate::network::{MICROSECOND, MILLISECOND, SECOND};
 use crate::oracle::{ActorId, CallEnd, Calling, Oracle, is_body_of, write_body};
@@ -280,6 +280,15 @@ impl Actor for ClientActor {
 
     fn is_closed(&mut self) -> bool {
         self.client.is_none()
+    }
+
+    fn unrest(&mut self) -> Option<String> {
+        // Services keep what they have answered of calls that may come again, which may lie in the caller's buffers.
+        let client = self.client.as_mut().filter(|_| !self.plan.is_varied)?;
+        let pool = client.driver().parts().0.pool();
+        pool.reclaim();
+        let buffers_out = pool.stats().buffers_out;
+        (buffers_out > BUFFERS_KEPT).then(|| format!("{buffers_out} buffers are out"))
     }
 
     fn leaks(&mut self) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! A process that takes one-way messages from a queue.
 
 use super::uplink::{RECONNECT_TIMER, after};
-use super::{Application, Birth, HandlerActor, Uplink};
+use super::{Application, Birth, HandlerActor, Unsettled, Uplink};
 use crate::network::{MICROSECOND, MILLISECOND};
 use crate::oracle::ActorId;
 use crate::random::Random;
@@ -16,6 +16,9 @@ use underlay::proto::text::Name;
 /// The timer by which it grants again what it has held back.
 const GRANT_TIMER: usize = RECONNECT_TIMER + 1;
 
+/// The timer by which it settles.
+const SETTLE_TIMER: usize = RECONNECT_TIMER + 2;
+
 /// Takes messages, and tells the oracle of each.
 #[derive(Debug)]
 pub(crate) struct Consumer {
@@ -28,10 +31,12 @@ pub(crate) struct Consumer {
     reception: usize,
     /// It has taken messages and not granted their room again.
     holds_back: bool,
+    /// What it has taken and not settled; none if it settles nothing.
+    unsettled: Option<Unsettled>,
 }
 
 impl Consumer {
-    pub(crate) fn start(birth: Birth, broker: ActorId, queue: String) -> HandlerActor<Self> {
+    pub(crate) fn start(birth: Birth, broker: ActorId, queue: String, settles: bool) -> HandlerActor<Self> {
         let identity = Identity { process: birth.process(), name: "consumer".to_owned() };
         let (simulated, mut rest) = birth.split();
         let uplink = Uplink::new(rest.me, broker, rest.oracle, rest.random.fork());
@@ -40,11 +45,32 @@ impl Consumer {
             bytes: *rest.random.one_of(&[1_000, 20_000, 1 << 20]),
         };
         let (random, link, reception, holds_back) = (rest.random, None, 0, false);
-        let consumer = Self { uplink, queue, random, room, link, reception, holds_back };
+        let unsettled = settles.then(Unsettled::default);
+        let consumer = Self { uplink, queue, random, room, link, reception, holds_back, unsettled };
         let mut actor = HandlerActor::new(simulated, identity, rest.config, consumer);
         let (core, consumer) = actor.driver.parts();
         consumer.uplink.connect(core);
         actor
+    }
+
+    /// Settles some of what it has, and the rest later.
+    fn settle(&mut self, core: &mut Core) {
+        let (Some(unsettled), Some(connection)) = (&mut self.unsettled, self.uplink.session()) else {
+            return;
+        };
+        if !unsettled.is_empty() {
+            let mut ledger = self.uplink.oracle.ledger();
+            unsettled.settle_some(core, connection, &mut self.random, (self.reception, &mut ledger));
+        }
+        if !unsettled.is_empty() {
+            self.settle_later(core);
+        }
+    }
+
+    fn settle_later(&mut self, core: &mut Core) {
+        let longest = if self.random.once_in(16) { 100 * MILLISECOND } else { MILLISECOND };
+        let wait = self.random.within(0..longest);
+        core.set_timer(SETTLE_TIMER, after(core, wait));
     }
 
     fn grant(&mut self, core: &mut Core) {
@@ -59,9 +85,17 @@ impl Consumer {
 impl Handler for Consumer {
     fn opened(&mut self, core: &mut Core, connection: ConnectionId, _: &Negotiated) {
         self.uplink.opened();
-        self.reception = self.uplink.oracle.ledger().reception(self.uplink.me, self.uplink.broker);
+        self.reception = self.uplink.oracle.ledger().reception(
+            self.uplink.me,
+            self.uplink.broker,
+            self.unsettled.is_some(),
+        );
         let Ok(name) = Name::new(&self.queue) else { return };
-        match core.attach(connection, LinkRole::Consumer, LinkAddress::Named(name), self.room) {
+        let role = match self.unsettled {
+            Some(_) => LinkRole::SettlingConsumer,
+            None => LinkRole::Consumer,
+        };
+        match core.attach(connection, role, LinkAddress::Named(name), self.room) {
             Ok(link) => self.link = Some(link),
             Err(error) => {
                 self.uplink.oracle.ledger().fail(format!("a consumer's link was refused here: {error}"));
@@ -82,6 +116,13 @@ impl Handler for Consumer {
 
     fn message(&mut self, core: &mut Core, _: ConnectionId, message: Message) {
         self.uplink.oracle.ledger().received(self.reception, &message.body, message.head.redelivered);
+        if let Some(unsettled) = &mut self.unsettled {
+            let was_empty = unsettled.is_empty();
+            unsettled.add(&message);
+            if was_empty {
+                self.settle_later(core);
+            }
+        }
         if self.holds_back {
             return;
         }
@@ -98,6 +139,12 @@ impl Handler for Consumer {
     fn closed(&mut self, core: &mut Core, _: ConnectionId, reason: &CloseReason) {
         self.link = None;
         self.holds_back = false;
+        if let Some(unsettled) = &mut self.unsettled
+            && self.uplink.session().is_some()
+        {
+            unsettled.clear();
+            self.uplink.oracle.ledger().reception_ended(self.reception);
+        }
         self.uplink.closed(core, reason);
     }
 
@@ -116,7 +163,8 @@ impl Handler for Consumer {
     fn timer(&mut self, core: &mut Core, key: usize) {
         match key {
             RECONNECT_TIMER => self.uplink.connect(core),
-            _ => self.grant(core),
+            GRANT_TIMER => self.grant(core),
+            _ => self.settle(core),
         }
     }
 }
@@ -124,5 +172,9 @@ impl Handler for Consumer {
 impl Application for Consumer {
     fn stop(&mut self) {
         self.uplink.stop();
+    }
+
+    fn session(&self) -> Option<ConnectionId> {
+        self.uplink.session()
     }
 }

@@ -10,7 +10,10 @@ use underlay::rpc::{Event, EventListener};
 ///
 /// A listener must be able to move to another thread, and an oracle cannot; hence a list between them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ear(Arc<Mutex<Vec<(Heard, Option<ActorId>)>>>);
+pub(crate) struct Ear(Arc<Mutex<Vec<Told>>>);
+
+/// Something, and of whom, if its address is a process's.
+type Told = (Heard, Option<ActorId>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
@@ -55,7 +58,7 @@ impl Ear {
         self.heard().is_empty()
     }
 
-    fn heard(&self) -> MutexGuard<'_, Vec<(Heard, Option<ActorId>)>> {
+    fn heard(&self) -> MutexGuard<'_, Vec<Told>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,6 +13,7 @@ mod consumer;
 mod ear;
 mod producer;
 mod service;
+mod settling;
 mod uplink;
 
 pub(crate) use broker::BrokerActor;
@@ -21,6 +22,7 @@ pub(crate) use consumer::Consumer;
 pub(crate) use ear::Ear;
 pub(crate) use producer::{Producer, ProducerPlan};
 pub(crate) use service::{Rebirth, ServiceActor};
+pub(crate) use settling::Unsettled;
 pub(crate) use uplink::Uplink;
 
 use crate::oracle::{ActorId, Oracle};
@@ -28,7 +30,7 @@ use crate::random::Random;
 use std::io;
 use std::time::Duration;
 use underlay::connection::{ConnectionConfig, Identity};
-use underlay::driver::{Address, Driver, DriverConfig, Handler, Simulated, SimulatedWires};
+use underlay::driver::{Address, ConnectionId, Driver, DriverConfig, Handler, Simulated, SimulatedWires};
 use underlay::pool::PoolConfig;
 use underlay::proto::control::CloseCode;
 use underlay::proto::hello::ProcessIdentity;
@@ -52,6 +54,11 @@ pub(crate) trait Actor {
 
     /// What it holds although everything is closed.
     fn leaks(&mut self) -> Vec<String>;
+
+    /// What it still holds although everything has arrived and it has been told so, with nothing closed yet.
+    fn unrest(&mut self) -> Option<String> {
+        None
+    }
 
     /// Messages that wait at it for somebody to take them.
     fn backlog(&mut self) -> u64 {
@@ -181,6 +188,9 @@ impl<H: Handler> HandlerActor<H> {
 pub(crate) trait Application: Handler {
     /// Begins nothing more.
     fn stop(&mut self);
+
+    /// Its session, if there is one.
+    fn session(&self) -> Option<ConnectionId>;
 }
 
 impl<H: Application> Actor for HandlerActor<H> {
@@ -206,7 +216,19 @@ impl<H: Application> Actor for HandlerActor<H> {
     fn leaks(&mut self) -> Vec<String> {
         leaks_of(&mut self.driver)
     }
+
+    fn unrest(&mut self) -> Option<String> {
+        let (core, handler) = self.driver.parts();
+        let unacknowledged = handler.session().map_or(0, |session| core.unacknowledged(session));
+        core.pool().reclaim();
+        let buffers_out = core.pool().stats().buffers_out;
+        (unacknowledged > 0 || buffers_out > BUFFERS_KEPT)
+            .then(|| format!("{unacknowledged} messages are unacknowledged, {buffers_out} buffers are out"))
+    }
 }
+
+/// The buffers that a driver may keep at rest, however much it has sent: those that the heads of its next frames go into.
+const BUFFERS_KEPT: usize = 4;
 
 /// What a driver without connections still holds.
 pub(crate) fn leaks_of<H: Handler>(driver: &mut Driver<H>) -> Vec<String> {

@@ -177,6 +177,10 @@ impl Application for Producer {
     fn stop(&mut self) {
         self.uplink.stop();
     }
+
+    fn session(&self) -> Option<ConnectionId> {
+        self.uplink.session()
+    }
 }
 
 pub(super) fn any_lane(random: &mut Random) -> Lane {

@@ -14,7 +14,38 @@ pub(super) struct OneWay {
     sequence: u32,
     bytes: u32,
     sent_at: u64,
+    /// Somebody has it, or has said that it is done with.
     was_delivered: bool,
+    /// It was given out, perhaps to somebody who has lost it since.
+    was_given: bool,
+    holding: Holding,
+}
+
+/// Who has a message, on which reception, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holding {
+    /// Nobody, or somebody who keeps it for good.
+    Free,
+    Held {
+        reception: u32,
+        since: u64,
+    },
+    /// It was settled, and comes again only if nobody heard of that.
+    Settled {
+        reception: u32,
+        since: u64,
+    },
+}
+
+/// How a consumer settles what it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settling {
+    /// It is done with.
+    Accepted,
+    /// Nobody is to have it.
+    Rejected,
+    /// Somebody else is to have it.
+    Released,
 }
 
 /// One session over which a process is given messages, and how far each sender has come on it.
@@ -22,6 +53,10 @@ pub(super) struct OneWay {
 pub(super) struct Reception {
     actor: ActorId,
     broker: ActorId,
+    began_at: u64,
+    /// What it is given it settles.
+    settles: bool,
+    has_ended: bool,
     /// By sender: the next sequence number that may come in each lane.
     least: Vec<[u32; LANES]>,
 }
@@ -104,9 +139,16 @@ impl Ledger {
         let (actor, sequence) = (*actor, next[lane.index()]);
         next[lane.index()] += 1;
         let number = self.messages.len() as u64;
-        let (sent_at, was_delivered) = (self.now, false);
-        let message =
-            OneWay { sender: sender as u32, lane, sequence, bytes: bytes as u32, sent_at, was_delivered };
+        let message = OneWay {
+            sender: sender as u32,
+            lane,
+            sequence,
+            bytes: bytes as u32,
+            sent_at: self.now,
+            was_delivered: false,
+            was_given: false,
+            holding: Holding::Free,
+        };
         self.messages.push(message);
         self.missing += 1;
         self.coverage.messages += 1;
@@ -123,9 +165,70 @@ impl Ledger {
 /// What receivers say.
 impl Ledger {
     /// A session came up over which a process will be given messages by a broker; says its number.
-    pub fn reception(&mut self, actor: ActorId, broker: ActorId) -> usize {
-        self.receptions.push(Reception { actor, broker, least: Vec::new() });
+    pub fn reception(&mut self, actor: ActorId, broker: ActorId, settles: bool) -> usize {
+        let (began_at, has_ended, least) = (self.now, false, Vec::new());
+        self.receptions.push(Reception { actor, broker, began_at, settles, has_ended, least });
         self.receptions.len() - 1
+    }
+
+    /// An application has settled a message that it was given on a reception.
+    pub fn settled(&mut self, reception: usize, number: u64, settling: Settling) {
+        let actor = self.receptions[reception].actor;
+        {
+            let Self { trace, names, now, .. } = self;
+            trace.event(*now, actor.0 as u64, 105, number, || {
+                format!("{:<9} settles {number}: {settling:?}", names[actor.0])
+            });
+        }
+        self.coverage.transition(match settling {
+            Settling::Accepted => Transition::Accepted,
+            Settling::Rejected => Transition::Rejected,
+            Settling::Released => Transition::Released,
+        });
+        let (reception, since) = (reception as u32, self.now);
+        let Some(message) = self.messages.get_mut(number as usize) else { return };
+        match settling {
+            Settling::Accepted | Settling::Rejected => {
+                self.missing -= usize::from(!std::mem::replace(&mut message.was_delivered, true));
+                message.holding = Holding::Settled { reception, since };
+            }
+            // Unless others have it meanwhile, who were given it when the session had ended at its other end.
+            Settling::Released if matches!(message.holding, Holding::Held { reception: its, .. } if its == reception) =>
+            {
+                self.missing += usize::from(std::mem::replace(&mut message.was_delivered, false));
+                message.holding = Holding::Free;
+            }
+            Settling::Released => {}
+        }
+    }
+
+    /// The session of a reception has ended: what it had not settled is to come again.
+    pub fn reception_ended(&mut self, reception: usize) {
+        self.receptions[reception].has_ended = true;
+        for message in &mut self.messages {
+            if matches!(message.holding, Holding::Held { reception: its, .. } if its as usize == reception) {
+                self.missing += usize::from(std::mem::replace(&mut message.was_delivered, false));
+            }
+        }
+    }
+
+    /// A process has died, with its receptions.
+    pub(super) fn receptions_ended(&mut self, actor: ActorId) {
+        for reception in 0..self.receptions.len() {
+            let Reception { actor: its, has_ended, .. } = self.receptions[reception];
+            if its == actor && !has_ended {
+                self.reception_ended(reception);
+            }
+        }
+    }
+
+    /// Whether a message may be given out again: whoever has it has parted from the broker since, at either end.
+    fn may_come_again(&self, holding: Holding) -> bool {
+        let (Holding::Held { reception, since } | Holding::Settled { reception, since }) = holding else {
+            return true;
+        };
+        let Reception { actor, broker, .. } = self.receptions[reception as usize];
+        self.have_parted_since(actor, broker, since)
     }
 
     /// A message was given to an application.
@@ -151,14 +254,28 @@ impl Ledger {
         body: &Body,
         is_redelivered: bool,
     ) -> Result<(), String> {
-        let Some(message) = self.messages.get_mut(number as usize) else {
+        let Some(&OneWay { was_given, holding, .. }) = self.messages.get(number as usize) else {
             return Err("nobody has sent it".to_owned());
         };
+        let Reception { actor, broker, began_at, settles, .. } = self.receptions[reception];
+        // Whoever was away for longer than its session lives finds what others were given meanwhile.
+        let may_be_stale = settles && self.have_parted_since(actor, broker, began_at);
+        let may_come_again = self.may_come_again(holding);
+        let message = &mut self.messages[number as usize];
         if body.len() != message.bytes as usize || !is_body_of(body, number) {
             return Err(format!("its {} bytes are not the {} that were sent", body.len(), message.bytes));
         }
-        if message.was_delivered && !is_redelivered {
-            return Err("it was given out before".to_owned());
+        if was_given && !may_be_stale {
+            if !is_redelivered {
+                return Err("it was given out before".to_owned());
+            }
+            if !may_come_again {
+                return Err(format!("it is redelivered, and is {holding:?} by one that is there"));
+            }
+        }
+        message.was_given = true;
+        if settles {
+            message.holding = Holding::Held { reception: reception as u32, since: self.now };
         }
         if !std::mem::replace(&mut message.was_delivered, true) {
             self.missing -= 1;
@@ -219,10 +336,11 @@ impl Ledger {
     fn is_excused(&self, message: &OneWay) -> bool {
         let Sender { actor, broker, .. } = self.senders[message.sender as usize];
         self.have_parted_since(actor, broker, message.sent_at)
+            || self.died[broker.0].is_some_and(|died| died >= message.sent_at)
             || self
                 .receptions
                 .iter()
-                .filter(|reception| reception.broker == broker)
+                .filter(|reception| reception.broker == broker && !reception.settles)
                 .any(|reception| self.have_parted_since(reception.actor, broker, message.sent_at))
     }
 }

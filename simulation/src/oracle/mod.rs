@@ -15,7 +15,7 @@ mod calls;
 mod messages;
 
 pub use calls::{CallEnd, Calling};
-pub use messages::{BODY_BYTES_MIN, expected_bytes};
+pub use messages::{BODY_BYTES_MIN, Settling, expected_bytes};
 pub(crate) use messages::{is_body_of, number_of, write_body};
 
 use crate::coverage::{Coverage, Fault, SESSIONS_OUTLIVE_CONNECTIONS, Transition};
@@ -52,6 +52,8 @@ pub struct Ledger {
     opened: Vec<u64>,
     /// For each two processes, when a session of the first one with the second one last lost its connection.
     interrupted: Vec<Option<u64>>,
+    /// For each process, when it last died.
+    died: Vec<Option<u64>>,
     /// For each two processes, whether the first one is closing its sessions with the second one.
     closing: Vec<bool>,
     /// Services there have been.
@@ -83,6 +85,7 @@ impl Oracle {
             parted: vec![None; names.len() * names.len()],
             opened: vec![0; names.len() * names.len()],
             interrupted: vec![None; names.len() * names.len()],
+            died: vec![None; names.len()],
             closing: vec![false; names.len() * names.len()],
             instances: 0,
             names,
@@ -247,6 +250,8 @@ impl Ledger {
 
     /// A process died.
     pub fn died(&mut self, actor: ActorId) {
+        self.died[actor.0] = Some(self.now);
+        self.receptions_ended(actor);
         for other in self.actors() {
             self.closing(actor, other, false);
             self.part(actor, other);

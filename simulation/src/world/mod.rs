@@ -116,6 +116,10 @@ impl World {
                 self.fail(&format!("{backlog} messages wait though everybody is there"));
             }
         }
+        if !self.run_until(CLOSE_MAX, |world| world.unrest().is_none()) {
+            let unrest = self.unrest().unwrap_or_default();
+            self.fail(&format!("nobody sends anything, and {unrest}"));
+        }
         if self.has_failed() {
             return;
         }
@@ -260,6 +264,14 @@ impl World {
             .filter_map(|process| process.actor.as_mut())
             .map(|actor| actor.backlog())
             .sum()
+    }
+
+    /// Who still holds what nobody needs any more.
+    fn unrest(&mut self) -> Option<String> {
+        self.processes.iter_mut().zip(self.plan.names()).find_map(|(process, name)| {
+            let unrest = process.actor.as_mut()?.unrest()?;
+            Some(format!("at {name} {unrest}"))
+        })
     }
 
     fn has_met_enough(&self) -> bool {

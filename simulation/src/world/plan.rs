@@ -29,6 +29,7 @@ enum Role {
     Producer(ProducerPlan),
     Consumer {
         broker: ActorId,
+        settles: bool,
     },
     /// Behind brokers, or listening itself if there are none.
     Service {
@@ -70,8 +71,10 @@ impl Plan {
         };
         let brokers: Vec<_> = (0..random.within(1..3)).map(|_| plan.add("broker", Role::Broker)).collect();
         for &broker in &brokers {
+            // All of them, so that what is lost has been lost between other ends.
+            let settles = more.once_in(2);
             for _ in 0..random.within(1..3) {
-                plan.add("consumer", Role::Consumer { broker });
+                plan.add("consumer", Role::Consumer { broker, settles });
             }
         }
         plan.add_producers(random, &brokers);
@@ -174,7 +177,9 @@ impl Plan {
         match &self.roles[place] {
             Role::Broker => Box::new(BrokerActor::start(birth, &self.broker_config)),
             Role::Producer(plan) => Box::new(Producer::start(birth, plan.clone())),
-            Role::Consumer { broker } => Box::new(Consumer::start(birth, *broker, WORK.to_owned())),
+            Role::Consumer { broker, settles } => {
+                Box::new(Consumer::start(birth, *broker, WORK.to_owned(), *settles))
+            }
             Role::Service { brokers } => {
                 Box::new(ServiceActor::start(birth, brokers.clone(), CALLS.to_owned(), rebirth))
             }
@@ -189,6 +194,8 @@ fn broker_config(random: &mut Random) -> Config {
         messages_max,
         producers_max: PRODUCERS_MAX,
         bytes_max: 1 << 20,
+        // No message is given up because too many consumers died with it.
+        redeliveries_max: 1_000,
         ..QueueSettings::named(name)
     };
     let limits = LimitSettings {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use support::{PLENTY, World, room};
 use underlay::connection::Deliveries;
 use underlay::message::Message;
-use underlay::proto::control::{DetachCode, LinkRole, Outcome};
+use underlay::proto::control::{CloseCode, DetachCode, LinkRole, Outcome};
 use underlay::proto::record::MessageKind::{self, Request};
 use underlay::proto::{CorrelationId, Lane, LinkId, ReplyAddress, ReplySecret};
 use underlay_broker::config::{BrokerSettings, ConfigBuilder, QueueSettings};
@@ -201,6 +201,81 @@ fn a_message_that_kills_its_consumers_does_not_do_so_for_ever() {
     assert_eq!((stats.redelivered, stats.redeliveries_exhausted), (2, 1));
     scene.say(last, &[0], Outcome::Accepted);
     assert_eq!((scene.queue().bytes, scene.queue().unsettled), (0, 0), "its room is free");
+}
+
+/// Services that are restarted, one after the other: whatever way they say that they go, none of it is the message's.
+#[test]
+fn a_consumer_that_goes_in_order_counts_as_no_attempt() {
+    let mut scene = Scene::new(queue(|queue| queue.redeliveries_max = 1));
+    scene.send(&["innocent"]);
+    let mut texts = Vec::new();
+    for code in [DetachCode::Normal, DetachCode::ShuttingDown] {
+        let consumer = scene.consumer(1);
+        texts.append(&mut scene.texts(consumer));
+        let link = scene.world.state(consumer).attached[0];
+        let connection = scene.world.clients[consumer].connection;
+        scene.world.clients[consumer].core().detach_link(connection, link, code, "a restart");
+        scene.world.settle();
+    }
+    for code in [CloseCode::Normal, CloseCode::ShuttingDown] {
+        let consumer = scene.consumer(1);
+        texts.append(&mut scene.texts(consumer));
+        let connection = scene.world.clients[consumer].connection;
+        scene.world.clients[consumer].core().close(connection, code, "a restart");
+        scene.world.settle();
+    }
+    assert_eq!(texts, ["innocent", "innocent*", "innocent*", "innocent*"]);
+    let stats = scene.world.stats();
+    assert_eq!((stats.redelivered, stats.redeliveries_exhausted), (4, 0));
+    // Those that are lost count as ever.
+    for exhausted in [0, 1] {
+        let consumer = scene.consumer(1);
+        assert_eq!(scene.texts(consumer), ["innocent*"]);
+        scene.world.kill(consumer);
+        assert_eq!(scene.world.stats().redeliveries_exhausted, exhausted);
+    }
+    assert_eq!(scene.queue().depth, 0);
+}
+
+/// Who goes because of a fault of its own may have met it in the message.
+#[test]
+fn a_consumer_that_goes_with_a_fault_counts_as_an_attempt() {
+    let mut scene = Scene::new(queue(|queue| queue.redeliveries_max = 1));
+    scene.send(&["poison"]);
+    let first = scene.consumer(1);
+    let link = scene.world.state(first).attached[0];
+    let connection = scene.world.clients[first].connection;
+    scene.world.clients[first].core().detach_link(connection, link, DetachCode::InternalError, "a fault");
+    scene.world.settle();
+    let second = scene.consumer(1);
+    assert_eq!(scene.texts(second), ["poison*"]);
+    let connection = scene.world.clients[second].connection;
+    scene.world.clients[second].core().close(connection, CloseCode::InternalError, "a fault");
+    scene.world.settle();
+    assert_eq!((scene.queue().depth, scene.world.stats().redeliveries_exhausted), (0, 1));
+}
+
+/// It settles all but the first, which it keeps: what is remembered of them has an end, and goes on behind the first.
+#[test]
+fn a_consumer_that_leaves_its_first_delivery_open_is_held_up_in_the_end() {
+    let mut scene = Scene::new(queue(|queue| queue.unsettled_max = 5));
+    let first = scene.consumer(1_000);
+    let mut settled = 1;
+    for _ in 0..50 {
+        scene.send(&["x"]);
+        let given = scene.texts(first).len();
+        scene.say(first, &(settled..given).collect::<Vec<_>>(), Outcome::Accepted);
+        settled = given;
+    }
+    assert_eq!(settled, 20, "four times unsettled_max");
+    assert_eq!((scene.queue().unsettled, scene.queue().depth), (1, 30));
+    // It said so before, and that makes no room.
+    scene.say(first, &[7], Outcome::Accepted);
+    assert_eq!(scene.texts(first).len(), 20);
+    scene.say(first, &[0], Outcome::Accepted);
+    assert_eq!((scene.texts(first).len(), scene.queue().unsettled), (25, 5), "unsettled_max");
+    scene.say(first, &[20, 21, 22, 23, 24], Outcome::Released);
+    assert_eq!(scene.texts(first).len(), 30, "it goes on");
 }
 
 /// It stops its own queue at the bounds of that, and nobody else.

@@ -3,6 +3,7 @@
 use super::Broker;
 use super::ledger::Amount;
 use super::queue::{Consumer, Producer};
+use super::settlement::Ending;
 use super::tables::LinkUse;
 use super::unsettled::Unsettled;
 use underlay::connection::{AttachRequest, LinkRoom, Target};
@@ -125,11 +126,11 @@ impl Broker {
 
     /// Undoes what a link was for. What it has brought stays queued, and what it had not settled is queued again: call
     /// [`Broker::pump_returned`] behind it.
-    pub(super) fn forget_link(&mut self, core: &mut Core, what: LinkUse) {
+    pub(super) fn forget_link(&mut self, core: &mut Core, what: LinkUse, ending: Ending) {
         match what {
             LinkUse::Unused => {}
             LinkUse::Producer(place) => self.forget_producer(core, place),
-            LinkUse::Consumer(place) => self.forget_consumer(core, place),
+            LinkUse::Consumer(place) => self.forget_consumer(core, place, ending),
             LinkUse::Reply(place) => self.forget_reply(core, place),
         }
     }
@@ -146,7 +147,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn forget_consumer(&mut self, core: &mut Core, place: usize) {
+    pub(super) fn forget_consumer(&mut self, core: &mut Core, place: usize, ending: Ending) {
         let Some(consumer) = self.consumers.remove(place) else { return };
         if let Some(peer) = self.peers.find(consumer.connection) {
             peer.consumers -= 1;
@@ -155,7 +156,7 @@ impl Broker {
         queue.consumers -= 1;
         queue.ready.retain(|ready| *ready != place);
         if let Some(unsettled) = consumer.unsettled {
-            self.take_back(core, consumer.connection, consumer.queue, unsettled);
+            self.take_back(core, consumer.connection, consumer.queue, unsettled, ending);
         }
     }
 }

@@ -43,6 +43,7 @@ use catalog::Catalog;
 use control::{Command, Phase};
 use ledger::Amount;
 use queue::{Consumer, Producer, Queue};
+use settlement::Ending;
 use std::sync::mpsc;
 use std::time::Duration;
 use tables::{LinkUse, Peers, Slab};
@@ -180,7 +181,7 @@ impl Handler for Broker {
 
     fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer) {
         let what = self.peers.take_link(connection, detached.link);
-        self.forget_link(core, what);
+        self.forget_link(core, what, Ending::of_link(detached.code));
         self.pump_returned(core);
     }
 
@@ -198,9 +199,10 @@ impl Handler for Broker {
 
     fn closed(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
         self.stats.count_closed(reason);
+        let ending = Ending::of_session(reason);
         let mut place = 0;
         while let Some(what) = self.peers.take_link_at(connection, place) {
-            self.forget_link(core, what);
+            self.forget_link(core, what, ending);
             place += 1;
         }
         self.peers.close(connection);

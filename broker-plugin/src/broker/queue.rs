@@ -24,7 +24,7 @@ pub(super) struct Queue {
     pub(super) unsettled: u64,
     /// The most of that for one consumer.
     pub(super) unsettled_max: u64,
-    /// A message that was given back so often because its consumer had gone is dropped the next time.
+    /// A message that has cost so many consumers is dropped the next time.
     pub(super) redeliveries_max: u64,
     pub(super) ledger: Ledger,
     /// Consumers that may have credit, the next one first. The others come back with their `Writable` event.
@@ -126,7 +126,7 @@ pub(super) struct Entry {
     pub(super) since: Timestamp,
     /// When it came to its queue, in the order of all that did.
     pub(super) number: u64,
-    /// So often it was given back because its consumer had gone.
+    /// So often its consumer went other than in order.
     pub(super) redeliveries: u32,
 }
 
@@ -215,9 +215,9 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// Whether it has as much unsettled as it may. It comes back when it settles.
+    /// Whether it has as much unsettled as it may. It comes back when it settles what makes room.
     pub(super) fn is_full(&self, unsettled_max: u64) -> bool {
-        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.messages() >= unsettled_max)
+        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.is_full(unsettled_max))
     }
 }
 

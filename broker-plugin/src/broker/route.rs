@@ -3,6 +3,7 @@
 use super::Broker;
 use super::ledger::Amount;
 use super::queue::Entry;
+use super::settlement::Ending;
 use super::tables::LinkUse;
 use underlay::connection::SendError;
 use underlay::driver::{ConnectionId, Core};
@@ -212,7 +213,7 @@ impl Broker {
                 });
                 core.detach_link(connection, link, DetachCode::ResourceLimit, &error.to_string());
                 self.peers.take_link(connection, link);
-                self.forget_consumer(core, place);
+                self.forget_consumer(core, place, Ending::InOrder);
             }
             // The send queue is full, or the pool is empty.
             _ => self.retry_later(core, connection),

@@ -2,13 +2,14 @@
 //!
 //! Only for consumers that say on attaching that they settle; for any other, what was handed to its connection is done
 //! with. What is kept is the message itself, a share of the body that was sent. It counts against its queue's bounds as
-//! if it waited there still, and a consumer is given no more than `unsettled_max` at a time.
+//! if it waited there still, and a consumer is given no more than `unsettled_max` at a time, nor more than a few times as many
+//! while it leaves an early one open.
 //!
 //! - *Accepted*: it is gone. *Rejected*: it is gone, and counted.
 //! - *Released*: it goes back to its place in the queue, which is before all that was never delivered, and is marked.
-//! - The consumer's link or session ends: the same, and an attempt is counted. One that has cost `redeliveries_max`
-//!   consumers more than the first is dropped, counted and logged: a message that kills whoever takes it must not go on
-//!   for ever.
+//! - The consumer's link or session ends: the same, and if it did not end in order, an attempt is counted. One that has
+//!   cost `redeliveries_max` consumers more than the first is dropped, counted and logged: a message that kills whoever
+//!   takes it must not go on for ever. Who says that it goes was not killed, so restarts of services cost no message.
 //!
 //! A deadline goes on running meanwhile, and decides when the message is about to be delivered again. A request that
 //! goes back is owed an answer no more by who had it.
@@ -18,13 +19,42 @@ use super::queue::Entry;
 use super::tables::LinkUse;
 use super::unsettled::Unsettled;
 use std::time::Duration;
+use underlay::connection::CloseReason;
 use underlay::driver::{ConnectionId, Core, Settled};
-use underlay::proto::control::Outcome;
+use underlay::proto::control::{CloseCode, DetachCode, Outcome};
 use underlay::proto::record::MessageKind;
 use underlay::time::Timestamp;
 
 /// So long an unsettled message may keep a receive buffer alive of which it uses little.
 const COMPACT_AFTER: Duration = Duration::from_millis(100);
+
+/// How a consumer came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It said that it goes, or this broker ended its link: none of its messages is to blame.
+    InOrder,
+    /// It died, was cut off for longer than its session lives, or met a fault: any of its messages may be why.
+    Broken,
+}
+
+impl Ending {
+    /// Of a link that the peer ended.
+    pub(super) fn of_link(code: DetachCode) -> Self {
+        match code {
+            DetachCode::Normal | DetachCode::ShuttingDown => Self::InOrder,
+            _ => Self::Broken,
+        }
+    }
+
+    /// Of a session. It makes no difference which end closed it in order.
+    pub(super) fn of_session(reason: &CloseReason) -> Self {
+        match reason {
+            CloseReason::Peer { code: CloseCode::Normal | CloseCode::ShuttingDown, .. }
+            | CloseReason::Local { code: CloseCode::Normal | CloseCode::ShuttingDown, .. } => Self::InOrder,
+            _ => Self::Broken,
+        }
+    }
+}
 
 /// What a consumer says.
 impl Broker {
@@ -37,18 +67,21 @@ impl Broker {
         let Settled { lane, positions, outcome, .. } = settled;
         let queue = &mut self.queues[index];
         let before = unsettled.messages();
-        let was_full = before >= queue.unsettled_max;
+        let was_full = unsettled.is_full(queue.unsettled_max);
+        let has_room;
         if outcome == Outcome::Accepted {
             queue.ledger.release(unsettled.accept(lane, positions));
+            has_room = !unsettled.is_full(queue.unsettled_max);
             let settled = before - unsettled.messages();
             queue.counts.settled += settled;
             queue.unsettled -= settled;
         } else {
             let refused = unsettled.take(lane, positions);
+            has_room = !unsettled.is_full(queue.unsettled_max);
             queue.unsettled -= refused.len() as u64;
             self.refused(core, connection, index, refused, outcome);
         }
-        if was_full {
+        if was_full && has_room {
             self.consumer_ready(core, place);
         } else if !self.queues[index].short.is_empty() {
             self.grant_short(core, index);
@@ -152,6 +185,7 @@ impl Broker {
         connection: ConnectionId,
         index: usize,
         unsettled: Unsettled,
+        ending: Ending,
     ) {
         let mut entries = unsettled.into_entries();
         self.forget_owed(connection, &entries);
@@ -161,6 +195,9 @@ impl Broker {
         entries.retain_mut(|entry| {
             entry.message.head.redelivered = true;
             entry.compact(core.pool());
+            if ending == Ending::InOrder {
+                return true;
+            }
             entry.redeliveries += 1;
             let is_kept = u64::from(entry.redeliveries) <= redeliveries_max;
             if !is_kept {
@@ -168,7 +205,7 @@ impl Broker {
                 let (head, peer) = (&entry.message.head, core.peer(connection));
                 let (origin, number) = (head.origin.0, head.message_number.0);
                 super::count(&mut self.stats.redeliveries_exhausted, |dropped| {
-                    tracing::warn!(queue = name, peer, origin, number, redeliveries_max, dropped, "a message was dropped: each consumer that was given it went without settling it (redeliveries_max)");
+                    tracing::warn!(queue = name, peer, origin, number, redeliveries_max, dropped, "a message was dropped: so many consumers more than the first were lost with it (redeliveries_max)");
                 });
             }
             is_kept

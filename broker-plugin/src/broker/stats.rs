@@ -35,7 +35,7 @@ pub struct BrokerStats {
     pub rejected: u64,
     /// Messages that went back to their queue because their consumer had gone without settling them.
     pub redelivered: u64,
-    /// Of those that would have, dropped because that had happened to them `redeliveries_max` times before.
+    /// Of those that would have, dropped because they had lost `redeliveries_max` consumers before.
     pub redeliveries_exhausted: u64,
     /// Messages dropped because their deadline was over.
     pub expired: u64,

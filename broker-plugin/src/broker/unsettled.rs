@@ -12,11 +12,19 @@ use underlay::time::Timestamp;
 /// The deliveries of one link that settles, by lane and position, until they are settled.
 ///
 /// Putting one in and taking it out allocate nothing once the lists have grown to what the consumer is given at a time.
+/// What is settled behind one that is not leaves an empty place until that is settled, too, so places are bounded as
+/// well as messages: or else one that stays open would have the list grow for ever.
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
     lanes: [LaneOfUnsettled; LANES],
     messages: u64,
+    /// The lengths of all lists, empty places included.
+    places: u64,
 }
+
+/// So many places there may be for each message that there may be. With one place for each, a consumer that takes long
+/// for one message would soon be held up with all others.
+const PLACES_PER_MESSAGE: u64 = 4;
 
 #[derive(Debug, Default)]
 struct LaneOfUnsettled {
@@ -34,6 +42,13 @@ impl Unsettled {
         self.messages
     }
 
+    /// Whether there are as many as there may be, or as many places. In the second case only settling the first of a
+    /// lane makes room.
+    #[inline]
+    pub(super) fn is_full(&self, messages_max: u64) -> bool {
+        self.messages >= messages_max || self.places >= messages_max.saturating_mul(PLACES_PER_MESSAGE)
+    }
+
     /// Keeps what is about to be sent on the link; false if the pool has no buffer for the list of a long body.
     #[inline]
     pub(super) fn keep(&mut self, entry: &Entry, now: Timestamp, pool: &mut Pool) -> bool {
@@ -49,16 +64,19 @@ impl Unsettled {
             redeliveries: entry.redeliveries,
         }));
         self.messages += 1;
+        self.places += 1;
         true
     }
 
     /// Forgets the last one of a lane, which was not sent after all.
     pub(super) fn forget_last(&mut self, lane: Lane) {
-        self.messages -= u64::from(self.lanes[lane.index()].entries.pop_back().is_some());
+        let forgotten = u64::from(self.lanes[lane.index()].entries.pop_back().is_some());
+        self.messages -= forgotten;
+        self.places -= forgotten;
     }
 
     /// Lets go of those of these positions that are there still; what they took of their queue's room. It costs no more
-    /// than there are unsettled, whatever the range.
+    /// than there are places, whatever the range.
     pub(super) fn accept(&mut self, lane: Lane, positions: Range<u64>) -> Amount {
         let mut amount = Amount::default();
         self.visit(lane, positions, |place| {
@@ -90,6 +108,7 @@ impl Unsettled {
         while let Some(None) = lane.entries.front() {
             lane.entries.pop_front();
             lane.first += 1;
+            self.places -= 1;
         }
     }
 
@@ -177,6 +196,28 @@ mod tests {
         assert_eq!(taken(&mut unsettled, Lane::Normal, 0..u64::MAX), [1]);
         assert_eq!(taken(&mut unsettled, Lane::Normal, 0..u64::MAX), []);
         assert_eq!(unsettled.messages(), 0);
+    }
+
+    /// Whatever is settled behind it, one that stays open bounds what the list grows to; in all lanes together.
+    #[test]
+    fn empty_places_are_bounded() {
+        let mut unsettled = Unsettled::default();
+        keep(&mut unsettled, Lane::Urgent, 0);
+        keep(&mut unsettled, Lane::Normal, 1);
+        let mut position = 1;
+        while !unsettled.is_full(3) {
+            keep(&mut unsettled, Lane::Normal, 1 + position);
+            unsettled.accept(Lane::Normal, position..position + 1);
+            position += 1;
+            assert!(position < 100, "it grows for ever");
+        }
+        assert_eq!((unsettled.messages(), unsettled.places), (2, 3 * PLACES_PER_MESSAGE));
+        unsettled.accept(Lane::Normal, 1..u64::MAX);
+        assert!(unsettled.is_full(3), "they were settled before");
+        unsettled.accept(Lane::Urgent, 0..1);
+        assert_eq!((unsettled.is_full(3), unsettled.places), (false, 3 * PLACES_PER_MESSAGE - 1));
+        unsettled.accept(Lane::Normal, 0..1);
+        assert_eq!((unsettled.messages(), unsettled.places), (0, 0));
     }
 
     /// What is short and keeps a large buffer alive lets go of it when it is old enough, each once.

@@ -17,7 +17,10 @@ pub struct BudgetTerm {
 
 /// The pool's budget: the sum of its terms, unless `pool_bytes_max` says otherwise.
 ///
-/// The sum is what the limits of the configuration allow to be held all at once. Buffers are mapped when they are
+/// The sum is what the limits of the configuration allow to be held all at once, but for what is bounded apart: a lane
+/// of a connection keeps at most `send_queue_bytes_max`, of which only what waits to be sent is in the sum, and only up to
+/// where deliveries stop. Replies behind that are not, nor is what was sent until its peer acknowledges it, which a peer
+/// that lives does within its acknowledgement delay. Bodies that are unsettled as well are in their queue's term. Buffers are mapped when they are
 /// needed first, so a broker with little to do maps little, whatever its budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolBudget {
@@ -62,8 +65,9 @@ impl PoolBudget {
             "waiting to be sent",
             broker.connections_max.saturating_mul(limits.congestion_bytes),
             format!(
-                "connections_max {} x congestion_bytes {}: where deliveries to a connection stop",
-                broker.connections_max, limits.congestion_bytes
+                "connections_max {} x congestion_bytes {}: where deliveries to a connection stop; what was sent and is not \
+                 acknowledged is not in it, but bounded apart, with what waits: send_queue_bytes_max {} a lane",
+                broker.connections_max, limits.congestion_bytes, limits.send_queue_bytes_max
             ),
         );
         let small = BUFFER_CLASSES[0] as u64;

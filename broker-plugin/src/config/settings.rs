@@ -158,11 +158,13 @@ pub struct QueueSettings {
     #[serde(default = "QueueSettings::default_consumers_max")]
     pub consumers_max: u64,
     /// Messages that one consumer may have been given and not settled, if it settles. Default 1,024. They count as
-    /// waiting. Less than the consumer's own credit makes it wait for its settlements to arrive.
+    /// waiting. Less than the consumer's own credit makes it wait for its settlements to arrive. While an early one is
+    /// open, it is given at most four times as many from that on, whatever it settles behind it.
     #[serde(default = "QueueSettings::default_unsettled_max")]
     pub unsettled_max: u64,
-    /// How often a message is delivered again because its consumer went without settling it. Default 5; one more, and
-    /// it is dropped and counted, so that a message that kills its consumers does not do so for ever.
+    /// How often a message is delivered again because its consumer was lost without settling it. Default 5; one more,
+    /// and it is dropped and counted, so that a message that kills its consumers does not do so for ever. A consumer
+    /// that goes in order, as in a restart, is not counted.
     #[serde(default = "QueueSettings::default_redeliveries_max")]
     pub redeliveries_max: u64,
 }
@@ -295,10 +297,10 @@ pub struct LimitSettings {
     /// How often in a row a session is resumed by a peer that takes nothing of what waits for it; once more, and it is
     /// given up. Default 16. Each costs a handshake and what is sent again.
     pub session_resumes_max: u64,
-    /// Messages that may wait to be sent on one connection. Default 65,536. Replies may use all of it; deliveries
-    /// from queues stop at `congestion_messages`.
+    /// Messages that each lane of a connection keeps, those that wait and those that were sent and are not acknowledged.
+    /// Default 65,536. Replies may use all of it; deliveries from queues stop when `congestion_messages` wait.
     pub send_queue_messages_max: u64,
-    /// Bytes of messages that may wait to be sent on one connection. Default 64 MiB, used as above.
+    /// The same in bytes. Default 64 MiB.
     pub send_queue_bytes_max: u64,
     /// Messages that wait on a connection from which on it counts as congested: it gets no deliveries from queues and
     /// its own producers get no credit, until half of that is left. Default 8,192.

@@ -124,8 +124,10 @@ impl Ledger {
     /// Whether one of those that may answer a call has parted from one of its peers since it began.
     fn has_lost_a_service(&self, call: &CallRecord) -> bool {
         let Calling { services, peers, .. } = call.calling;
-        bits(services)
-            .any(|service| bits(peers).any(|peer| self.have_parted_since(service, peer, call.begun_at)))
+        // One that leaves in order gives back what reaches it behind the end of its link.
+        let has_left = |service: ActorId| self.left[service.0].is_some_and(|left| left >= call.begun_at);
+        let has_lost = |service| bits(peers).any(|peer| self.have_parted_since(service, peer, call.begun_at));
+        bits(services).any(|service| has_left(service) || has_lost(service))
     }
 
     /// A call's future has ended, or was dropped.

@@ -48,6 +48,8 @@ pub struct Ledger {
     failure: Option<String>,
     /// For each two processes, when a session between them last ended at either end, or one of them died.
     parted: Vec<Option<u64>>,
+    /// When each process was asked to leave last.
+    left: Vec<Option<u64>>,
     /// For each two processes, when the first one last saw a session with the second one come up.
     opened: Vec<u64>,
     /// For each two processes, when a session of the first one with the second one last lost its connection.
@@ -83,6 +85,7 @@ impl Oracle {
             coverage: Coverage::of_one_seed(),
             trace: Trace::new(is_printed),
             parted: vec![None; names.len() * names.len()],
+            left: vec![None; names.len()],
             opened: vec![0; names.len() * names.len()],
             interrupted: vec![None; names.len() * names.len()],
             died: vec![None; names.len()],
@@ -260,6 +263,9 @@ impl Ledger {
 
     /// Something happened at a process.
     pub fn transition(&mut self, at: ActorId, transition: Transition) {
+        if transition == Transition::Leaving {
+            self.left[at.0] = Some(self.now);
+        }
         self.coverage.transition(transition);
         self.event(at, transition, 0);
     }

@@ -8,7 +8,12 @@ use crate::proto::LinkId;
 use crate::proto::control::{Address as LinkAddress, CloseCode, LinkRole};
 use crate::rpc::error::CallError;
 use crate::rpc::events::Event;
-use crate::rpc::uplinks::{AddressFailure, Step};
+use crate::rpc::uplinks::{ADDRESSES_MAX, AddressFailure, Step};
+use std::time::Duration;
+
+/// How soon a session that is not needed is looked at again while its peer has not acknowledged everything, of which no
+/// event tells.
+const LEAVE_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 impl Calls {
     /// Begins to connect.
@@ -45,8 +50,7 @@ impl Calls {
             self.follow();
             match step {
                 Step::Connect(uplink) => self.connect(core, uplink),
-                Step::Drain(uplink) if self.uplinks.in_flight(uplink) == 0 => self.leave(core, uplink),
-                // The last call in flight on it sees to that.
+                // Below, or the last call in flight on it sees to that.
                 Step::Drain(_) => {}
                 Step::Resend(uplink) => self.resend(core, uplink),
                 Step::GiveUp(uplink) => {
@@ -56,7 +60,7 @@ impl Calls {
                 }
             }
         }
-        core.set_timer(UPLINK_TIMER, self.uplinks.due());
+        self.leave_drained(core);
         self.follow();
         if self.has_raced && self.uplinks.second().is_none() {
             self.race_alone();
@@ -88,8 +92,24 @@ impl Calls {
         self.stats.failovers += 1;
     }
 
-    /// Closes a session on which nothing is in flight.
-    pub(super) fn leave(&mut self, core: &mut Core, uplink: usize) {
+    /// Closes the sessions that are not needed, on which nothing is in flight, and whose peer has acknowledged all that
+    /// it was sent; looks again soon if one has not.
+    pub(super) fn leave_drained(&mut self, core: &mut Core) {
+        let mut due = self.uplinks.due();
+        let drained: arrayvec::ArrayVec<usize, ADDRESSES_MAX> = self.uplinks.drained().collect();
+        for uplink in drained {
+            let is_acknowledged =
+                |connection| core.waiting(connection).0 == 0 && core.unacknowledged(connection) == 0;
+            if self.uplinks.connection(uplink).is_none_or(is_acknowledged) {
+                self.leave(core, uplink);
+            } else {
+                due = due.min(core.now() + LEAVE_AGAIN_AFTER);
+            }
+        }
+        core.set_timer(UPLINK_TIMER, due);
+    }
+
+    fn leave(&mut self, core: &mut Core, uplink: usize) {
         let Some(connection) = self.uplinks.connection(uplink) else { return };
         self.uplinks.closing(uplink, None, core.now());
         self.targets.forget_links(uplink);

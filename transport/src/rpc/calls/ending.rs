@@ -40,7 +40,7 @@ impl Calls {
     #[inline]
     fn landed(&mut self, core: &mut Core, uplink: usize) {
         if self.uplinks.landed(uplink) {
-            self.leave(core, uplink);
+            self.leave_drained(core);
         }
     }
 

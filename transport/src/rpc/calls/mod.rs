@@ -4,8 +4,10 @@
 //! gets requests out, `ending` ends calls, `connecting` keeps sessions with brokers and moves calls between them, `races`
 //! remembers which gold calls have a second answer to come. This file begins calls and answers events.
 //!
-//! What it promises: whatever is kept for a call goes when the call ends, however it ends; a call that certainly was
-//! not sent is never reported as one that may have been; a call is sent again only if its caller allowed that.
+//! What it promises: whatever is kept for a call goes when the call ends, however it ends; a call that was handed to no
+//! session is never reported as one that may have been sent; a call is sent again only if its caller allowed that. A
+//! call counts as sent once its session has taken it, although it may still wait there. If the session ends before it
+//! has left, it ends as *outcome unknown*, although nobody can have handled it.
 
 mod connecting;
 mod ending;

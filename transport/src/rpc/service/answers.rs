@@ -123,6 +123,12 @@ impl<F> Answers<F> {
         let peer = self.peers.get(connection.index());
         peer.is_some_and(|peer| peer.waiting.iter().any(|queue| !queue.is_empty()))
     }
+
+    /// Whether this is the session with a broker that is being left.
+    #[inline]
+    fn is_leaving(&self, connection: ConnectionId) -> bool {
+        self.brokers.as_ref().is_some_and(|brokers| brokers.is_leaving(connection))
+    }
 }
 
 impl<F> std::fmt::Debug for Answers<F> {
@@ -197,6 +203,10 @@ where
     fn send_waiting(&mut self, core: &mut Core, connection: ConnectionId) {
         Lane::ALL.into_iter().for_each(|lane| self.send_lane(core, connection, lane));
         self.renew_room(core, connection);
+        if self.is_leaving(connection) {
+            // Its link may have waited for this.
+            self.close_left(core);
+        }
     }
 
     fn send_lane(&mut self, core: &mut Core, connection: ConnectionId, lane: Lane) {
@@ -251,8 +261,11 @@ where
         Next::Lane
     }
 
-    /// Grants the room that is not taken by replies that wait.
+    /// Grants the room that is not taken by replies that wait; none to a broker that is being left.
     fn renew_room(&mut self, core: &mut Core, connection: ConnectionId) {
+        if self.is_leaving(connection) {
+            return;
+        }
         let room = self.room;
         let peer = self.peer(connection);
         let waiting: usize = peer.waiting.iter().map(VecDeque::len).sum();
@@ -349,6 +362,7 @@ where
             self.peer(connection).requests.push(link);
             self.state = State::Serving;
         }
+        self.close_left(core);
     }
 
     fn detached(&mut self, core: &mut Core, connection: ConnectionId, detached: DetachedByPeer) {
@@ -406,33 +420,25 @@ where
     fn closed(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
         let peer = std::mem::take(self.peer(connection));
         self.stats.replies_dropped += peer.waiting.iter().map(VecDeque::len).sum::<usize>() as u64;
-        if let Some(brokers) = &mut self.brokers {
-            brokers.closed(core, connection, &reason.to_string());
-        }
+        self.with_brokers(core, |brokers, core| brokers.closed(core, connection, &reason.to_string()));
     }
 
     fn interrupted(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
-        if let Some(brokers) = &mut self.brokers {
-            brokers.interrupted(core, connection, &reason.to_string());
-        }
+        self.with_brokers(core, |brokers, core| brokers.interrupted(core, connection, &reason.to_string()));
     }
 
     fn resumed(&mut self, core: &mut Core, connection: ConnectionId, resumed: &Resumed) {
-        if let Some(brokers) = &mut self.brokers {
-            brokers.resumed(core, connection, resumed);
-        }
+        self.with_brokers(core, |brokers, core| brokers.resumed(core, connection, resumed));
     }
 
     fn leaving(&mut self, core: &mut Core, connection: ConnectionId, leaving: &Leaving) {
-        if let Some(brokers) = &mut self.brokers {
-            brokers.asked_to_leave(core, connection, leaving);
-        }
+        self.with_brokers(core, |brokers, core| brokers.asked_to_leave(core, connection, leaving));
     }
 
     fn timer(&mut self, core: &mut Core, key: usize) {
-        match (key, &mut self.brokers) {
-            (BROKERS_TIMER, Some(brokers)) => brokers.keep_attached(core),
-            (LEAVING_TIMER, _) => self.close_left(core),
+        match key {
+            BROKERS_TIMER => self.with_brokers(core, Brokers::keep_attached),
+            LEAVING_TIMER => self.close_left(core),
             _ => self.retry(core),
         }
     }

@@ -25,6 +25,9 @@ pub(super) const LEAVING_TIMER: usize = 2;
 /// have sent some before it heard of that, and nothing tells that there are no more. One that takes them has them still.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// What a broker is told that is left.
+const WHY_LEFT: &str = "the service uses other brokers";
+
 /// What a service that connects knows of its brokers.
 #[derive(Debug)]
 pub(in crate::rpc) struct Brokers {
@@ -34,8 +37,18 @@ pub(in crate::rpc) struct Brokers {
     refused: Vec<Option<String>>,
     /// It was attached to one of them.
     has_served: bool,
-    /// Sessions that are being left, and when they are closed if nothing comes.
-    leaving: Vec<(ConnectionId, Timestamp)>,
+    /// Sessions that are being left.
+    leaving: Vec<Left>,
+}
+
+/// A session that is being left.
+#[derive(Debug)]
+struct Left {
+    connection: ConnectionId,
+    /// Its link, until that is ended: what was answered on it can be settled only before.
+    link: Option<LinkId>,
+    /// It is closed then, if nothing comes and nothing waits.
+    at: Timestamp,
 }
 
 impl Brokers {
@@ -101,28 +114,36 @@ impl Brokers {
         }
     }
 
-    /// Ends the link to a broker, which then sends no more requests, and closes the session a while later.
+    /// Grants a broker no more requests. [`Answers::close_left`] ends the link when all that was given is answered, and
+    /// closes the session a while later.
     fn leave(&mut self, core: &mut Core, place: usize) {
         let Some(connection) = self.uplinks.connection(place) else { return };
-        if let Some(link) = self.uplinks.link(place) {
-            core.detach_link(connection, link, DetachCode::Normal, "the service uses other brokers");
+        let link = self.uplinks.link(place);
+        if let Some(link) = link {
+            // Fails only if the link has gone meanwhile.
+            let _ = core.set_link_room(connection, link, LinkRoom { messages: 0, bytes: 0 });
         }
         self.uplinks.closing(place, None, core.now());
-        self.close_when_quiet(core, connection);
+        self.close_when_quiet(core, connection, link);
         self.tell(Event::Left { address: self.uplinks.address(place) });
     }
 
-    fn close_when_quiet(&mut self, core: &mut Core, connection: ConnectionId) {
+    fn close_when_quiet(&mut self, core: &mut Core, connection: ConnectionId, link: Option<LinkId>) {
         let at = core.now() + QUIET;
-        self.leaving.push((connection, at));
-        core.set_timer(LEAVING_TIMER, self.leaving.iter().map(|(_, at)| *at).fold(at, Timestamp::min));
+        self.leaving.push(Left { connection, link, at });
+    }
+
+    /// Whether a session is being left.
+    #[inline]
+    pub(in crate::rpc) fn is_leaving(&self, connection: ConnectionId) -> bool {
+        self.leaving.iter().any(|left| left.connection == connection)
     }
 
     /// A request came. From a broker that is being left, more may come.
     #[inline]
     pub(super) fn note_request(&mut self, now: Timestamp, connection: ConnectionId) {
-        for (_, at) in self.leaving.iter_mut().filter(|(its, _)| *its == connection) {
-            *at = now + QUIET;
+        for left in self.leaving.iter_mut().filter(|left| left.connection == connection) {
+            left.at = now + QUIET;
         }
     }
 
@@ -182,7 +203,7 @@ impl Brokers {
         if self.uplinks.is_open(place) {
             // What it was given is answered first.
             self.uplinks.closing(place, Some(&text), core.now());
-            self.close_when_quiet(core, connection);
+            self.close_when_quiet(core, connection, None);
         } else {
             self.give_up(core, place, connection, &text);
         }
@@ -209,7 +230,7 @@ impl Brokers {
     }
 
     pub(super) fn closed(&mut self, core: &mut Core, connection: ConnectionId, reason: &str) {
-        self.leaving.retain(|(its, _)| *its != connection);
+        self.leaving.retain(|left| left.connection != connection);
         let Some(place) = self.uplinks.of(connection) else { return };
         let (was_open, was_closing) = (self.uplinks.is_open(place), self.uplinks.is_closing(place));
         self.uplinks.ended(place, reason, core.now());
@@ -250,19 +271,35 @@ impl<F> Answers<F>
 where
     F: FnMut(&mut Request<'_>) -> Result<Body, ServiceError>,
 {
-    /// Closes the sessions that are being left, that nothing has come on for a while, and whose answers have left.
+    /// Does something about sessions with brokers, and then what is to be done about those that are being left.
+    pub(super) fn with_brokers(&mut self, core: &mut Core, act: impl FnOnce(&mut Brokers, &mut Core)) {
+        if let Some(brokers) = &mut self.brokers {
+            act(brokers, core);
+            self.close_left(core);
+        }
+    }
+
+    /// Of the sessions that are being left, ends the links on which nothing waits to be answered, and closes those that
+    /// nothing has come on for a while and whose peer has acknowledged all that it was sent. One that is interrupted
+    /// stays until then, or until it expires: closed without a connection, it would take along what it keeps.
     pub(super) fn close_left(&mut self, core: &mut Core) {
         let now = core.now();
         let mut next = Timestamp::NEVER;
         let Some(brokers) = &mut self.brokers else { return };
         let mut leaving = std::mem::take(&mut brokers.leaving);
-        leaving.retain_mut(|(connection, at)| {
-            if *at <= now && !self.has_waiting(*connection) {
-                core.close(*connection, CloseCode::Normal, "the service uses other brokers");
-                return false;
+        leaving.retain_mut(|Left { connection, link, at }| {
+            let has_waiting = self.has_waiting(*connection);
+            if let Some(link) = link.take_if(|_| !has_waiting) {
+                core.detach_link(*connection, link, DetachCode::Normal, WHY_LEFT);
             }
-            // What waits goes when its client has room, of which its broker tells.
-            *at = (*at).max(now + QUIET / 10);
+            if *at <= now {
+                if !has_waiting && core.waiting(*connection).0 == 0 && core.unacknowledged(*connection) == 0 {
+                    core.close(*connection, CloseCode::Normal, WHY_LEFT);
+                    return false;
+                }
+                // Of acknowledgements no event tells.
+                *at = now + QUIET / 10;
+            }
             next = next.min(*at);
             true
         });
@@ -281,6 +318,7 @@ where
     ) {
         let destination = &self.destination;
         let ended = self.brokers.as_mut().and_then(|it| it.detached(core, connection, detached, destination));
+        self.close_left(core);
         if let Some(reason) = ended {
             self.state = State::Ended(reason);
         }

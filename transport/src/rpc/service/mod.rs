@@ -59,6 +59,10 @@ pub struct ServiceConfig {
     pub return_after: Duration,
     /// The requests of which copies may come (gold calls, idempotent ones, what a broker redelivers) that are
     /// remembered, so that no copy is handled again. 0 remembers none. Default 4,096, at some 80 bytes each.
+    ///
+    /// The first delivery of an ordinary request has no mark by which it would be remembered. If the session with its
+    /// broker ends before it was settled, and the broker gives it to this same service again, it is handled again;
+    /// [`Request::is_redelivered`] says so. Only a further delivery of it is then recognised.
     pub duplicate_window: usize,
     /// The bytes of buffers that the replies to them may keep alive. A copy whose reply is not kept any more is not
     /// answered. Default 4 MiB.

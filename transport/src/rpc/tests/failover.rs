@@ -218,6 +218,26 @@ fn a_broker_that_asks_to_be_left_is_left_when_its_last_answer_has_come() {
     assert!(brokers.heard(0, "asks to be left"));
 }
 
+/// Nobody waits for the call any more, but closing without a connection would drop what the peer has not got.
+#[test]
+fn a_session_is_not_left_before_its_peer_has_acknowledged_everything() {
+    let mut brokers = Brokers::new(2, &[0, 1], quick());
+    drop(brokers.start(b"finds the link", ONCE));
+    let body = brokers.client.body(b"x").unwrap();
+    let call = brokers.client.start_with_options("echo", body, ONCE);
+    let first = brokers.peers[0].take();
+    brokers.pump();
+    drop(call);
+    brokers.ask_to_leave(0);
+    brokers.until("the other one is used", |brokers| brokers.heard(1, "calls go here now"));
+    brokers.wait(Duration::from_millis(30));
+    assert!(!brokers.heard(0, "left"));
+    brokers.peers[0] = first;
+    brokers.until("it is left", |brokers| brokers.heard(0, "left"));
+    brokers.until("it is closed", |brokers| brokers.peer(0).closed.is_some());
+    assert_eq!(brokers.requests(0).len(), 2);
+}
+
 #[test]
 fn the_only_broker_is_used_until_it_closes_whatever_it_asks() {
     for count in [1, 2] {

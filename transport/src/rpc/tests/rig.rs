@@ -1,7 +1,7 @@
 //! A client and a peer that does what a test says, on one thread, over `inproc`: each turn of either is the test's.
 
 use crate::connection::{AttachRequest, CloseReason, LinkRoom, Target};
-use crate::driver::{Address, ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler};
+use crate::driver::{Address, ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler, Settled};
 use crate::message::Message;
 use crate::pool::Body;
 use crate::proto::LinkId;
@@ -38,6 +38,8 @@ pub(super) struct Peer {
     pub(super) links: Vec<(String, LinkId)>,
     pub(super) replies: Option<LinkId>,
     pub(super) requests: Vec<Message>,
+    /// How many of the messages that it sent were settled.
+    pub(super) settled: u64,
     pub(super) closed: Option<CloseReason>,
     /// Requests for links that were not answered.
     pub(super) ignored: Vec<AttachRequest>,
@@ -53,6 +55,7 @@ impl Default for Peer {
             links: Vec::new(),
             replies: None,
             requests: Vec::new(),
+            settled: 0,
             closed: None,
             ignored: Vec::new(),
         }
@@ -93,6 +96,10 @@ impl Handler for Peer {
     }
 
     fn writable(&mut self, _: &mut Core, _: ConnectionId, _: LinkId) {}
+
+    fn settled(&mut self, _: &mut Core, _: ConnectionId, settled: Settled) {
+        self.settled += settled.positions.end - settled.positions.start;
+    }
 
     fn closed(&mut self, _: &mut Core, connection: ConnectionId, reason: &CloseReason) {
         // Not one that never came up, such as an attempt to resume a session that it does not know.

@@ -100,8 +100,8 @@ impl Scene {
         self.pump();
     }
 
-    /// Sends a request by a broker; says what was answered.
-    fn ask(&mut self, place: usize, number: u64, change: impl FnOnce(&mut Message)) -> Option<u8> {
+    /// Sends a request by a broker, which has not left then; says which attempt it is.
+    fn begin(&mut self, place: usize, number: u64, change: impl FnOnce(&mut Message)) -> u8 {
         let (core, peer) = self.peers[place].as_mut().unwrap().parts();
         let mut request = Message::new(MessageKind::Request, Body::new());
         request.head.link = Some(peer.links[0].1);
@@ -111,6 +111,12 @@ impl Scene {
         change(&mut request);
         let attempt = request.head.attempt;
         core.send(peer.connection.unwrap(), request).unwrap();
+        attempt
+    }
+
+    /// Sends a request by a broker; says what was answered.
+    fn ask(&mut self, place: usize, number: u64, change: impl FnOnce(&mut Message)) -> Option<u8> {
+        let attempt = self.begin(place, number, change);
         self.pump();
         let reply = self.peer(place).requests.pop()?;
         assert_eq!((reply.head.correlation_id, reply.head.attempt), (CorrelationId(number), attempt));
@@ -255,6 +261,51 @@ fn a_broker_that_asks_to_be_left_gets_its_answers_and_is_left() {
     let stats = scene.service.stats();
     assert_eq!((stats.requests, stats.replies_dropped), (1, 0));
     assert_eq!(scene.ask(1, 6, |_| {}), Some(2), "as the other broker may give it out again");
+}
+
+/// Otherwise the broker would give what was answered to another service as well.
+#[test]
+fn answers_that_still_wait_are_settled_before_the_link_ends() {
+    let mut config = quick();
+    config.driver.connection.send_queue_messages_max = 2;
+    let mut scene = Scene::alive(2, config);
+    scene.until("both have it", |scene| scene.is_attached(0) && scene.is_attached(1));
+    for number in 1..=6 {
+        scene.begin(0, number, |_| {});
+    }
+    let began = Instant::now();
+    while scene.service.stats().requests < 6 {
+        assert!(began.elapsed() < LIMIT);
+        scene.peers[0].as_mut().unwrap().turn().unwrap();
+        scene.service.turn().unwrap();
+    }
+    assert!(scene.service.stats().reply_waits > 0);
+    scene.ask_to_leave(0);
+    scene.until("it is closed", |scene| scene.peer(0).closed.is_some());
+    let peer = scene.peer(0);
+    assert_eq!((peer.requests.len(), peer.settled), (6, 6));
+    assert_eq!(scene.service.stats().replies_dropped, 0);
+}
+
+/// Without a connection, closing would drop what its broker has not got.
+#[test]
+fn a_session_is_not_closed_before_its_broker_has_acknowledged_everything() {
+    let mut scene = Scene::alive(2, quick());
+    scene.until("both have it", |scene| scene.is_attached(0) && scene.is_attached(1));
+    scene.begin(0, 1, |_| {});
+    scene.peers[0].as_mut().unwrap().turn().unwrap();
+    let mut first = scene.peers[0].take();
+    scene.until("it is handled", |scene| scene.service.stats().requests == 1);
+    scene.ask_to_leave(0);
+    let began = Instant::now();
+    scene.until("time passes", |_| began.elapsed() > Duration::from_millis(150));
+    let (core, answers) = scene.service.parts();
+    let brokers = answers.brokers.as_ref().unwrap();
+    let session = brokers.session(0).unwrap();
+    assert!(core.unacknowledged(session) > 0 && brokers.is_leaving(session), "it was closed");
+    scene.peers[0] = first.take();
+    scene.until("it is closed", |scene| scene.peer(0).closed.is_some());
+    assert_eq!(scene.peer(0).settled, 1);
 }
 
 #[test]

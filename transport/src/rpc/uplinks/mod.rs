@@ -221,8 +221,15 @@ impl Uplinks {
         uplink.in_flight == 0 && uplink.is_draining
     }
 
+    #[cfg(all(test, not(loom)))]
     pub(super) fn in_flight(&self, place: usize) -> usize {
         self.uplinks[place].in_flight
+    }
+
+    /// Those that were kept only for what was in flight on them, and are still there when nothing is.
+    pub(super) fn drained(&self) -> impl Iterator<Item = usize> {
+        let is_drained = |it: &Uplink| it.is_draining && it.in_flight == 0 && it.is_usable();
+        self.uplinks.iter().enumerate().filter(move |(_, it)| is_drained(it)).map(|(place, _)| place)
     }
 }
 

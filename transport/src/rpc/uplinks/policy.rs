@@ -61,14 +61,15 @@ impl Uplinks {
         None
     }
 
-    /// One that works, or may come back, is not needed when there are enough better ones; one that asks to be left is
-    /// not when there is any other.
+    /// One that works is not needed when there are enough better ones; one that asks to be left is not when there is any
+    /// other. One that is interrupted stays until it comes back or ends: closed without a connection, its session would
+    /// lose what the peer has not acknowledged.
     fn next_to_drain(&mut self) -> Option<Step> {
         let &worst = self.in_use.last()?;
         let are_enough = self.in_use.len() >= self.wanted;
         let stay = self.uplinks[worst].is_leaving;
         let is_spare = |(place, it): (usize, &Uplink)| {
-            matches!(it.stage, Stage::Open { .. })
+            it.is_usable()
                 && !it.is_draining
                 && !self.in_use.contains(&place)
                 && if it.is_leaving { !stay || are_enough } else { are_enough && place > worst }

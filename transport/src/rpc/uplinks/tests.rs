@@ -55,6 +55,9 @@ impl World {
         while let Some(step) = self.uplinks.next_step(self.now) {
             assert!(steps.len() < 200, "it never ends: {steps:?}");
             steps.push(step);
+            if let Step::Drain(place) = step {
+                assert!(self.uplinks.uplinks[place].is_usable(), "what it keeps would be lost");
+            }
             match step {
                 Step::Connect(place) => {
                     assert_eq!(self.uplinks.connection(place), None, "it is connected already");
@@ -175,6 +178,25 @@ fn an_interrupted_one_is_replaced_and_may_come_back() {
     assert_eq!(world.steps(), []);
     world.uplinks.resumed(0);
     assert_eq!((world.current(), world.steps()), (Some(0), vec![Step::Drain(1)]));
+}
+
+#[test]
+fn one_that_is_not_needed_is_not_left_while_it_is_interrupted() {
+    let mut world = World::new(2, 2);
+    for place in 0..2 {
+        world.steps();
+        world.open(place);
+    }
+    world.uplinks.put_in_flight(1);
+    world.uplinks.want(1);
+    assert_eq!(world.steps(), [Step::Drain(1)]);
+    world.uplinks.interrupted(1, world.now, "cut");
+    assert!(!world.uplinks.landed(1) && world.uplinks.drained().next().is_none());
+    assert_eq!(world.steps(), [Step::Resend(1)]);
+    world.now = world.now + PACE.failover_after;
+    assert_eq!(world.steps(), [Step::GiveUp(1)]);
+    world.uplinks.resumed(1);
+    assert_eq!(world.steps(), [Step::Drain(1)]);
 }
 
 #[test]

@@ -124,6 +124,8 @@ impl Uplink {
 
     pub(super) fn interrupted(&mut self, now: Timestamp, reason: &str) {
         self.interrupted_at.get_or_insert(now);
+        // It is left, if it is still not needed, when it is back.
+        self.is_draining = false;
         self.failed = Some((now, reason.to_owned()));
     }
 

@@ -29,7 +29,8 @@ impl Ear {
         let ear = self.clone();
         EventListener::new(move |event| {
             let heard = match event {
-                Event::Lost { .. } => Heard::Lost,
+                // What comes to a service that leaves goes back, and its session ends only when it is quiet.
+                Event::Lost { .. } | Event::Left { .. } => Heard::Lost,
                 Event::Interrupted { .. } => Heard::Interrupted,
                 Event::Resumed { .. } | Event::Moved { .. } => Heard::Resumed,
                 Event::Leaving { .. } => Heard::Leaving,

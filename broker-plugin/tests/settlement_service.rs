@@ -269,3 +269,34 @@ fn others_are_preferred_while_a_session_is_interrupted() {
     watched.broker.resumed(core, first, &resumed);
     assert_eq!(send(&mut driver, &mut clients, 1), [4, 3]);
 }
+
+/// A service says goodbye even while it panics, and that is no orderly end: a request that makes its services panic
+/// does not do so for ever.
+#[test]
+fn a_request_that_makes_services_panic_is_dropped_in_the_end() {
+    let mut scene = Scene::new("settlement-panics");
+    scene.ask(1);
+    turn_until(|| {
+        scene.turn();
+        scene.queue().depth == 1
+    });
+    // Each of redeliveries_max, 5, and the first.
+    for round in 1..=6 {
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let poisoned: Echo = Box::new(|_| panic!("for a test"));
+            let mut service = Service::begin_connect(&scene.address, "work", config(), poisoned).unwrap();
+            turn_until(|| {
+                service.turn().unwrap();
+                scene.server.driver().turn().unwrap();
+                false
+            });
+        }));
+        assert!(panicked.is_err());
+        turn_until(|| {
+            scene.turn();
+            scene.queue().consumers == 0
+        });
+        assert_eq!(scene.queue().depth, u64::from(round < 6), "round {round}");
+    }
+    assert_eq!(scene.server.driver().parts().1.stats().redeliveries_exhausted, 1);
+}

@@ -431,7 +431,13 @@ where
         if let Some(brokers) = &mut self.driver.parts().1.brokers {
             brokers.stop();
         }
-        say_goodbye(&mut self.driver, CloseCode::ShuttingDown, "the service was stopped");
+        // A broker must not take it for an orderly end if what it was given is what it died of.
+        let (code, text) = if std::thread::panicking() {
+            (CloseCode::InternalError, "the service panicked")
+        } else {
+            (CloseCode::ShuttingDown, "the service was stopped")
+        };
+        say_goodbye(&mut self.driver, code, text);
     }
 }
 

@@ -1,0 +1,4 @@
+//! The `rdma` wire: InfiniBand, RoCE and soft-RoCE, by verbs.
+
+#[cfg(feature = "rdma")]
+mod verbs;

@@ -19,8 +19,10 @@
 //!
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 
+mod host_port;
 pub mod inproc;
 pub mod rdma;
+mod slots;
 pub mod tcp;
 
 use crate::pool::{Body, GatherList, Pool, PoolError, Segment};
@@ -66,6 +68,16 @@ pub trait Wire {
     /// # Errors
     /// Only when the wire as a whole is broken (the kernel refuses its ring, say); a channel's trouble is an event.
     fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()>;
+
+    /// Arranges that the wait point wakes this thread for whatever happens from now on. Whoever is about to sleep calls
+    /// it, polls once more, and sleeps only if that found nothing, and then no longer than this says: there may be
+    /// something to wait for that wakes nobody. Wires that the wait point watches by itself need nothing of the kind.
+    ///
+    /// # Errors
+    /// As [`Wire::poll`].
+    fn arm(&mut self) -> io::Result<Option<Duration>> {
+        Ok(None)
+    }
 
     /// What it can do with memory of the other end; `None` for a wire that cannot.
     fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
@@ -142,11 +154,13 @@ pub enum WireKind {
     Tcp,
     /// Rings of references within one process.
     Inproc,
+    /// RDMA verbs.
+    Rdma,
 }
 
 impl WireKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Inproc];
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Inproc, Self::Rdma];
 
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -162,6 +176,7 @@ impl fmt::Display for WireKind {
         f.write_str(match self {
             WireKind::Tcp => "tcp",
             WireKind::Inproc => "inproc",
+            WireKind::Rdma => "rdma",
         })
     }
 }
@@ -314,6 +329,16 @@ pub enum ListenError {
         /// What was given.
         address: String,
     },
+    /// This process does not have the wire.
+    #[error("'{address}' cannot be listened at: there is no {wire} wire here: {reason}")]
+    NoWire {
+        /// What was given.
+        address: String,
+        /// The wire.
+        wire: WireKind,
+        /// What is missing, and what to do.
+        reason: String,
+    },
     /// Another error of the system.
     #[error("listening at '{address}' failed: {error}")]
     System {
@@ -348,6 +373,16 @@ pub enum ConnectError {
     DescriptorLimit {
         /// What was given.
         address: String,
+    },
+    /// This process does not have the wire.
+    #[error("'{address}' cannot be reached: there is no {wire} wire here: {reason}")]
+    NoWire {
+        /// What was given.
+        address: String,
+        /// The wire.
+        wire: WireKind,
+        /// What is missing, and what to do.
+        reason: String,
     },
     /// Another error of the system.
     #[error("connecting to '{address}' failed: {error}")]

@@ -34,6 +34,7 @@ pub use wires::WiresError;
 
 use self::core::Surroundings;
 use crate::backend::inproc::InprocNetwork;
+use crate::backend::rdma::RdmaConfig;
 use crate::backend::tcp::TcpConfig;
 use crate::backend::{WireEvent, WireKind};
 use crate::connection::{CloseReason, ConnectionConfig, ConnectionEvent, Deliveries, Identity};
@@ -56,6 +57,8 @@ pub struct DriverConfig {
     pub pool: PoolConfig,
     /// The TCP wire.
     pub tcp: TcpConfig,
+    /// The RDMA wire, which is opened when an address first asks for it.
+    pub rdma: RdmaConfig,
     /// Each connection.
     pub connection: ConnectionConfig,
     /// What outlives connections.
@@ -72,6 +75,7 @@ impl Default for DriverConfig {
         Self {
             pool: PoolConfig::default(),
             tcp: TcpConfig::default(),
+            rdma: RdmaConfig::default(),
             connection: ConnectionConfig::default(),
             session: SessionConfig::default(),
             wait: WaitConfig::default(),
@@ -143,7 +147,7 @@ impl<H: Handler> Driver<H> {
         getrandom::fill(&mut seed).map_err(|error| DriverError::Random(error.to_string()))?;
         let surroundings = Surroundings { clock: Clock::new(), seed };
         Self::surrounded(config, identity, surroundings, handler, |config, pool| {
-            Wires::open(config.tcp.clone(), network, wakeup, pool)
+            Wires::open(config.tcp.clone(), config.rdma.clone(), network, wakeup, pool)
         })
     }
 
@@ -259,6 +263,8 @@ impl<H: Handler> Driver<H> {
         self.core.wakeup().about_to_sleep();
         let mut found = self.handler.take_submissions(&mut self.core);
         found |= self.poll_wire(WireKind::Inproc)?;
+        let bound = self.core.wires.arm()?;
+        found |= self.poll_wire(WireKind::Rdma)?;
         self.flush();
         // What another thread did before the wakeup was armed has woken nobody.
         let done = is_done(&mut self.core, &mut self.handler);
@@ -271,7 +277,8 @@ impl<H: Handler> Driver<H> {
         self.flush();
         self.core.read_clock();
         let due = deadline.min(self.core.next_due());
-        let timeout = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
+        let until_due = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
+        let timeout = [until_due, bound].into_iter().flatten().min();
         let slept = self.core.wires.sleep(timeout);
         self.core.wakeup().awake();
         slept.map(|()| false)

@@ -2,6 +2,7 @@
 
 use super::address::Address;
 use crate::backend::inproc::{InprocNetwork, InprocWire};
+use crate::backend::rdma::{RdmaConfig, RdmaOpenError, RdmaWire};
 use crate::backend::tcp::{Engine, OpenError, TcpConfig, TcpWire};
 use crate::backend::{
     Channel, ConnectError, ListenError, Listener, Listening, OneSided, Path, SendRefused, WaitPoint, Wire,
@@ -17,6 +18,7 @@ use std::time::Duration;
 /// The wires, and the place where the driver sleeps, which is that of the TCP wire.
 pub(super) struct Wires {
     set: WireSet,
+    no_rdma: NoWire,
     wakeup: Arc<Wakeup>,
 }
 
@@ -30,7 +32,18 @@ enum WireSet {
 struct RealWires {
     tcp: TcpWire,
     inproc: InprocWire,
+    rdma: Rdma,
 }
+
+/// The `rdma` wire, which is opened when an address first asks for it: most processes never do, and most machines
+/// could not.
+struct Rdma {
+    config: RdmaConfig,
+    wire: Option<RdmaWire>,
+}
+
+/// What stands where there is no wire. No channel is ever on it.
+struct NoWire(WireKind);
 
 /// What stands in for the wires in a simulation: one of each kind, so that each can fail while the other works.
 ///
@@ -54,6 +67,7 @@ impl std::fmt::Debug for SimulatedWires {
 impl Wires {
     pub(super) fn open(
         tcp: TcpConfig,
+        rdma: RdmaConfig,
         network: InprocNetwork,
         wakeup: Arc<Wakeup>,
         pool: &mut Pool,
@@ -61,12 +75,17 @@ impl Wires {
         let mut tcp = TcpWire::open(tcp, pool)?;
         tcp.watch(wakeup.descriptor()).map_err(WiresError::Watch)?;
         let inproc = InprocWire::new(network, wakeup.clone());
-        Ok(Self { set: WireSet::Real(RealWires { tcp, inproc }), wakeup })
+        let rdma = Rdma { config: rdma, wire: None };
+        Ok(Self {
+            set: WireSet::Real(RealWires { tcp, inproc, rdma }),
+            no_rdma: NoWire(WireKind::Rdma),
+            wakeup,
+        })
     }
 
     #[cfg(feature = "simulation")]
     pub(super) fn simulated(wires: SimulatedWires, wakeup: Arc<Wakeup>) -> Self {
-        Self { set: WireSet::Simulated(wires), wakeup }
+        Self { set: WireSet::Simulated(wires), no_rdma: NoWire(WireKind::Rdma), wakeup }
     }
 
     /// Which engine drives TCP, and why it is not the better one.
@@ -79,6 +98,11 @@ impl Wires {
     }
 
     pub(super) fn listen(&mut self, address: &Address) -> Result<Listening, ListenError> {
+        self.ensure(address.wire()).map_err(|error| ListenError::NoWire {
+            address: address.place().to_owned(),
+            wire: address.wire(),
+            reason: error.to_string(),
+        })?;
         self.of(address.wire()).listen(address.place())
     }
 
@@ -87,6 +111,11 @@ impl Wires {
     }
 
     pub(super) fn connect(&mut self, address: &Address) -> Result<Channel, ConnectError> {
+        self.ensure(address.wire()).map_err(|error| ConnectError::NoWire {
+            address: address.place().to_owned(),
+            wire: address.wire(),
+            reason: error.to_string(),
+        })?;
         self.of(address.wire()).connect(address.place())
     }
 
@@ -124,6 +153,27 @@ impl Wires {
         self.of(kind).poll(pool, events)
     }
 
+    /// Opens a wire that was not asked for before.
+    fn ensure(&mut self, kind: WireKind) -> Result<(), NotOpened> {
+        match (&mut self.set, kind) {
+            (WireSet::Real(real), WireKind::Rdma) if real.rdma.wire.is_none() => {
+                let wire = RdmaWire::open(real.rdma.config.clone())?;
+                real.tcp.watch(wire.descriptor())?;
+                real.rdma.wire = Some(wire);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Arranges that everything that happens from now on ends a sleep, which is to last no longer than this says.
+    pub(super) fn arm(&mut self) -> io::Result<Option<Duration>> {
+        match &mut self.set {
+            WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }) => wire.arm(),
+            _ => Ok(None),
+        }
+    }
+
     /// Sleeps until a wire has something to tell, the wakeup is signalled, or the time is over.
     /// On simulated wires that is an error, for nothing would ever end it.
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -143,6 +193,8 @@ impl Wires {
 
     fn of(&mut self, kind: WireKind) -> &mut dyn Wire {
         match (&mut self.set, kind) {
+            (WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }), WireKind::Rdma) => wire,
+            (_, WireKind::Rdma) => &mut self.no_rdma,
             (WireSet::Real(real), WireKind::Tcp) => &mut real.tcp,
             (WireSet::Real(real), WireKind::Inproc) => &mut real.inproc,
             #[cfg(feature = "simulation")]
@@ -151,6 +203,39 @@ impl Wires {
             (WireSet::Simulated(simulated), WireKind::Inproc) => &mut *simulated.inproc,
         }
     }
+}
+
+impl Wire for NoWire {
+    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        let reason = "it is not open".to_owned();
+        Err(ListenError::NoWire { address: address.to_owned(), wire: self.0, reason })
+    }
+
+    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
+        let reason = "it is not open".to_owned();
+        Err(ConnectError::NoWire { address: address.to_owned(), wire: self.0, reason })
+    }
+
+    fn send(&mut self, _channel: Channel, _gather: &mut GatherList) -> Result<(), SendRefused> {
+        Err(SendRefused::NotOpen)
+    }
+
+    fn close(&mut self, _channel: Channel) {}
+
+    fn stop_listening(&mut self, _listener: Listener) {}
+
+    fn poll(&mut self, _pool: &mut Pool, _events: &mut Vec<WireEvent>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why a wire was not opened when an address asked for it.
+#[derive(Debug, thiserror::Error)]
+enum NotOpened {
+    #[error(transparent)]
+    Rdma(#[from] RdmaOpenError),
+    #[error("its descriptor cannot be watched: {0}")]
+    Watch(#[from] io::Error),
 }
 
 /// Why a driver has no wires.

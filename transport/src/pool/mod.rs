@@ -20,7 +20,11 @@ mod slab;
 pub(crate) use body::join_short_segments;
 pub use body::{Body, BodyReader, SEGMENTS_MAX};
 pub use gather::{GATHER_SEGMENTS_MAX, GatherList};
+#[cfg(feature = "rdma")]
+pub(crate) use segment::MappingHold;
 pub use segment::{BufferMut, Segment};
+#[cfg(feature = "rdma")]
+pub(crate) use slab::Mapping;
 
 use crate::sabotage::{self, Bug};
 use crate::sync::{AtomicU64, Ordering, ReferenceCount, ReturnStack};

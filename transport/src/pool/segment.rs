@@ -1,6 +1,10 @@
 //! A buffer while it is filled, and the views of it that are handed out.
 
+#[cfg(feature = "rdma")]
+use super::Shared;
 use super::slab::Header;
+#[cfg(feature = "rdma")]
+use super::slab::Mapping;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
@@ -120,6 +124,19 @@ impl BufferMut {
         alone
     }
 
+    /// The memory that the buffer lies in.
+    #[cfg(feature = "rdma")]
+    #[inline]
+    pub(crate) fn mapping(&self) -> &Mapping {
+        self.header().mapping()
+    }
+
+    /// Keeps that memory mapped.
+    #[cfg(feature = "rdma")]
+    pub(crate) fn hold_mapping(&self) -> MappingHold {
+        MappingHold::of(self.header())
+    }
+
     /// The address of the buffer's first byte.
     pub(super) fn front(&self) -> *const u8 {
         self.at(0)
@@ -228,6 +245,19 @@ impl Segment {
         follows
     }
 
+    /// The memory that the buffer lies in.
+    #[cfg(feature = "rdma")]
+    #[inline]
+    pub(crate) fn mapping(&self) -> &Mapping {
+        self.header().mapping()
+    }
+
+    /// Keeps that memory mapped.
+    #[cfg(feature = "rdma")]
+    pub(crate) fn hold_mapping(&self) -> MappingHold {
+        MappingHold::of(self.header())
+    }
+
     /// Counts a copy of `bytes` bytes out of this segment at its pool.
     pub(super) fn count_copy(&self, bytes: usize) {
         // SAFETY: the segment is a holder of its buffer, which is one of the pool's shared part.
@@ -271,6 +301,46 @@ impl Deref for Segment {
 impl AsRef<[u8]> for Segment {
     fn as_ref(&self) -> &[u8] {
         self
+    }
+}
+
+/// Keeps the memory of one pool mapped, whether or not the pool and its buffers are still there.
+#[cfg(feature = "rdma")]
+#[derive(Debug)]
+pub(crate) struct MappingHold {
+    shared: NonNull<Shared>,
+}
+
+// SAFETY: it is a count in `Shared`, whose shared parts are atomics.
+#[cfg(feature = "rdma")]
+unsafe impl Send for MappingHold {}
+
+#[cfg(feature = "rdma")]
+impl MappingHold {
+    fn of(header: &Header) -> Self {
+        let shared = header.shared();
+        // SAFETY: the header's buffer is a holder, so `Shared` is alive.
+        unsafe { shared.as_ref() }.holders.acquire();
+        Self { shared }
+    }
+
+    /// True if both are of one pool.
+    pub(crate) fn is_of_the_pool_of(&self, other: &Self) -> bool {
+        self.shared == other.shared
+    }
+
+    /// True when nobody but so many holds is left: neither the pool nor a buffer of it.
+    pub(crate) fn are_the_last(&self, holds: usize) -> bool {
+        // SAFETY: this is a holder, so `Shared` is alive.
+        unsafe { self.shared.as_ref() }.holders.is(holds)
+    }
+}
+
+#[cfg(feature = "rdma")]
+impl Drop for MappingHold {
+    fn drop(&mut self) {
+        // SAFETY: this is a holder until here.
+        unsafe { Shared::let_go(self.shared) };
     }
 }
 

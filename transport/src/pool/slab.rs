@@ -1,7 +1,7 @@
 //! Memory as the kernel gives it, cut into buffers of one size, with a header for each.
 
 use super::{BUFFER_CLASSES, PoolError, Shared};
-use crate::sync::{AtomicPtr, Linked, ReferenceCount};
+use crate::sync::{AtomicPtr, Linked, ReferenceCount, unique_number};
 use std::ptr::{self, NonNull};
 
 /// What is known of one buffer. Headers lie apart from their buffers, so that these stay aligned to their size.
@@ -12,6 +12,19 @@ pub(super) struct Header {
     data: NonNull<u8>,
     class: u32,
     shared: NonNull<Shared>,
+    #[cfg_attr(not(feature = "rdma"), expect(dead_code, reason = "only devices ask for it"))]
+    mapping: NonNull<Mapping>,
+}
+
+/// The memory that a buffer lies in, as a device gets to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    /// No other mapping of this process has it, now or later.
+    pub(crate) number: u64,
+    /// Its first byte.
+    pub(crate) address: u64,
+    /// Its length.
+    pub(crate) bytes: usize,
 }
 
 // SAFETY: `link` always names `next`, which nothing else uses.
@@ -40,6 +53,12 @@ impl Header {
 
     pub(super) fn shared(&self) -> NonNull<Shared> {
         self.shared
+    }
+
+    #[cfg(feature = "rdma")]
+    pub(super) fn mapping(&self) -> &Mapping {
+        // SAFETY: it was leaked from a box in `Slab::map`, and lives as long as the slab and this header.
+        unsafe { self.mapping.as_ref() }
     }
 
     /// Ends one holding of the buffer; the last one sends it back to its pool.
@@ -71,6 +90,8 @@ pub(super) struct Slab {
     huge: bool,
     /// The slab's own, but as a pointer: buffers point to their headers while the slab itself is moved about.
     headers: NonNull<[Header]>,
+    /// As above.
+    mapping: NonNull<Mapping>,
 }
 
 // SAFETY: a slab owns its mapping; the headers' shared parts are atomics.
@@ -86,6 +107,8 @@ impl Slab {
     ) -> Result<Self, PoolError> {
         let (base, huge) = map_pages(bytes, huge_pages)?;
         let buffer_bytes = BUFFER_CLASSES[class];
+        let mapping = Mapping { number: unique_number(), address: base.as_ptr() as u64, bytes };
+        let mapping = NonNull::from(Box::leak(Box::new(mapping)));
         let header = |index: usize| Header {
             holders: ReferenceCount::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
@@ -93,9 +116,10 @@ impl Slab {
             data: unsafe { base.add(index * buffer_bytes) },
             class: class as u32,
             shared,
+            mapping,
         };
         let headers: Box<[Header]> = (0..bytes / buffer_bytes).map(header).collect();
-        Ok(Self { base, bytes, huge, headers: NonNull::from(Box::leak(headers)) })
+        Ok(Self { base, bytes, huge, headers: NonNull::from(Box::leak(headers)), mapping })
     }
 
     pub(super) fn headers(&self) -> &[Header] {
@@ -112,8 +136,11 @@ impl Drop for Slab {
     fn drop(&mut self) {
         // A slab is dropped only when nobody refers to a buffer of it, nor to its header.
         unmap(self.base, self.bytes);
-        // SAFETY: the headers were leaked from a box in `map`, and are used no more.
-        drop(unsafe { Box::from_raw(self.headers.as_ptr()) });
+        // SAFETY: both were leaked from boxes in `map`, and are used no more.
+        unsafe {
+            drop(Box::from_raw(self.headers.as_ptr()));
+            drop(Box::from_raw(self.mapping.as_ptr()));
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod reference_count;
 mod return_stack;
 mod signal;
 mod submissions;
+mod unique;
 mod wakeup;
 
 pub(crate) use call_slots::{CallSlots, Correlation, SlotTicket};
@@ -23,6 +24,7 @@ pub(crate) use reference_count::ReferenceCount;
 pub(crate) use return_stack::{Linked, ReturnStack};
 pub(crate) use signal::Signal;
 pub(crate) use submissions::{Submissions, SubmitRefused, Submitter};
+pub(crate) use unique::unique_number;
 pub(crate) use wakeup::SleepFlag;
 pub use wakeup::Wakeup;
 

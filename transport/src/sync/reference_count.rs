@@ -40,6 +40,12 @@ impl ReferenceCount {
         self.0.load(Ordering::Acquire) == 1
     }
 
+    /// True when there are so many holders, and then the caller sees everything that earlier ones did.
+    #[cfg(feature = "rdma")]
+    pub(crate) fn is(&self, holders: usize) -> bool {
+        self.0.load(Ordering::Acquire) == holders
+    }
+
     /// Starts again at one holder. Only for a thing that nobody holds.
     #[inline]
     pub(crate) fn restart(&self) {

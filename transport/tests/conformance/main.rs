@@ -57,4 +57,5 @@ instances! {
     inproc: crate::subjects::inproc::Inproc,
     tcp_io_uring: crate::subjects::tcp::TcpIoUring,
     tcp_epoll: crate::subjects::tcp::TcpEpoll,
+    rdma: crate::subjects::rdma::Rdma,
 }

@@ -1,4 +1,53 @@
 //! The `rdma` wire: InfiniBand, RoCE and soft-RoCE, by verbs.
+//!
+//! Channels are reliably connected queue pairs that the connection manager (`rdma_cm`) brings up. What is sent goes out
+//! as two-sided sends straight from the pool's buffers, which the device knows; what arrives comes into buffers of the
+//! pool, from a receive queue that all channels of a device share. `docs/rdma.md` has the design and every parameter.
+//!
+//! What it promises beyond the contract of all wires:
+//!
+//! - A gather list of up to 17 KiB, and so a frame with a message of up to 16 KiB, is one send and takes one receive request.
+//! - Nothing is ever sent for which the peer has no receive request: `credit` sees to it, and a peer that does it
+//!   loses its connection.
+//! - [`WireEvent::Sent`](super::WireEvent::Sent) is reported when the device needs the memory no more: at once for what travels inside its work
+//!   request, and else when the peer's device has acknowledged it.
+//! - While it polls it makes no system call but one in 256 polls, and one in each poll while a channel comes up or goes down.
+//! - What was sent before a close leaves before it.
+//!
+//! `verbs` is the seam to the device; `engine` the wire over it, with its control path in `control` and its data path
+//! in `data`; `credit`, `sending`, `receives` and `memory` are what these keep account of.
+//!
+//! What it must never know: what a frame or a message is, and what time it is.
 
+mod config;
+#[cfg(feature = "rdma")]
+mod control;
+#[cfg(feature = "rdma")]
+mod credit;
+#[cfg(feature = "rdma")]
+mod data;
+#[cfg(feature = "rdma")]
+mod engine;
+#[cfg(feature = "rdma")]
+mod greeting;
+#[cfg(feature = "rdma")]
+mod memory;
+#[cfg(feature = "rdma")]
+mod receives;
+#[cfg(feature = "rdma")]
+mod sending;
 #[cfg(feature = "rdma")]
 mod verbs;
+#[cfg(feature = "rdma")]
+mod work;
+
+#[cfg(not(feature = "rdma"))]
+mod absent;
+#[cfg(feature = "rdma")]
+mod wire;
+
+#[cfg(not(feature = "rdma"))]
+pub use absent::RdmaWire;
+pub use config::{RdmaConfig, RdmaConfigError, RdmaOpenError};
+#[cfg(feature = "rdma")]
+pub use wire::RdmaWire;

@@ -13,12 +13,10 @@
 //! What it must never know: what a frame or a message is, and what time it is.
 
 mod accept;
-mod address;
 mod config;
 mod epoll;
 mod io_uring;
 mod outgoing;
-mod slots;
 mod socket;
 mod token;
 

@@ -1,6 +1,6 @@
 //! Making sockets and asking them things: the control path that both engines share.
 
-use super::super::{ConnectError, ListenError, Path};
+use super::super::Path;
 use super::TcpConfig;
 use std::io;
 use std::mem;
@@ -80,28 +80,6 @@ pub(super) fn path(stream: &TcpStream) -> io::Result<Path> {
 pub(super) fn shut_down(descriptor: RawFd) {
     // SAFETY: it touches no memory.
     unsafe { libc::shutdown(descriptor, libc::SHUT_RDWR) };
-}
-
-/// The error for a listener that did not come up.
-pub(super) fn listen_error(address: &str, error: io::Error) -> ListenError {
-    let address = address.to_owned();
-    match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => ListenError::InUse { address },
-        Some(libc::EADDRNOTAVAIL | libc::EACCES | libc::EAFNOSUPPORT) => {
-            ListenError::Unavailable { address, error }
-        }
-        Some(libc::EMFILE | libc::ENFILE) => ListenError::DescriptorLimit { address },
-        _ => ListenError::System { address, error },
-    }
-}
-
-/// The error for a connection that could not even be tried.
-pub(super) fn connect_error(address: &str, error: io::Error) -> ConnectError {
-    let address = address.to_owned();
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => ConnectError::DescriptorLimit { address },
-        _ => ConnectError::System { address, error },
-    }
 }
 
 fn set_option(

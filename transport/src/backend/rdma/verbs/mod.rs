@@ -10,6 +10,7 @@
 //!
 //! Nothing here blocks. Errors are the system's: `errno` as [`io::Error`].
 
+pub(super) mod real;
 mod status;
 
 pub(super) use status::Status;
@@ -18,10 +19,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
-
-/// The most bytes that can go with a request to connect, of what the connection manager leaves for it in the TCP port
-/// space (`rdma_connect(3)`).
-pub(super) const GREETING_BYTES_MAX: usize = 56;
 
 /// The most bytes that can go with a rejection (`rdma_reject(3)`).
 pub(super) const REJECTION_BYTES_MAX: usize = 148;
@@ -343,11 +340,7 @@ pub(super) trait Verbs {
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32>;
 
     /// Makes the queue pair of an identifier, reliably connected, on the queues of its device.
-    fn create_queue_pair(
-        &mut self,
-        identifier: Identifier,
-        sizes: &QueuePairSizes,
-    ) -> io::Result<QueuePair>;
+    fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair>;
 
     /// Makes memory known to a device: for local access, and for windows to be bound to it. Pins it.
     ///

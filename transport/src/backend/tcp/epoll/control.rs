@@ -1,8 +1,9 @@
 //! How channels and listeners come up and go down.
 
-use super::super::super::{Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, WireEvent};
+use super::super::super::{
+    Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, WireEvent, WireKind, host_port,
+};
 use super::super::accept::{AcceptState, AcceptTrouble};
-use super::super::address;
 use super::super::outgoing::Outgoing;
 use super::super::socket::{self, RawAddress};
 use super::super::token::{Operation, Token};
@@ -16,8 +17,8 @@ const ACCEPTS_PER_POLL: usize = 16;
 
 impl EpollEngine {
     pub(super) fn start_listening(&mut self, address: &str) -> Result<Listening, ListenError> {
-        let addresses = address::resolve(address).map_err(|bad| bad.into_listen(address))?;
-        self.try_listen(&addresses).map_err(|error| socket::listen_error(address, error))
+        let addresses = host_port::resolve(address).map_err(|bad| bad.into_listen(WireKind::Tcp, address))?;
+        self.try_listen(&addresses).map_err(|error| host_port::listen_error(address, error))
     }
 
     fn try_listen(&mut self, addresses: &[SocketAddr]) -> io::Result<Listening> {
@@ -32,8 +33,9 @@ impl EpollEngine {
     }
 
     pub(super) fn start_connecting(&mut self, address: &str) -> Result<Channel, ConnectError> {
-        let addresses = address::resolve_peer(address).map_err(|bad| bad.into_connect(address))?;
-        self.connect_to_any(addresses).map_err(|error| socket::connect_error(address, error))
+        let addresses =
+            host_port::resolve_peer(address).map_err(|bad| bad.into_connect(WireKind::Tcp, address))?;
+        self.connect_to_any(addresses).map_err(|error| host_port::connect_error(address, error))
     }
 
     /// Starts to connect to the first of `addresses`, with the others to fall back on.

@@ -19,9 +19,9 @@ use super::super::{
 };
 use super::accept::AcceptState;
 use super::outgoing::Outgoing;
-use super::slots::Slots;
 use super::token::{Operation, Token};
 use super::{OpenError, TcpConfig};
+use crate::backend::slots::Slots;
 use crate::pool::{GatherList, Pool};
 use arrayvec::ArrayVec;
 use readiness::Readiness;

@@ -1,8 +1,9 @@
 //! How channels and listeners come up and go down.
 
-use super::super::super::{Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, WireEvent};
+use super::super::super::{
+    Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, WireEvent, WireKind, host_port,
+};
 use super::super::accept::{AcceptState, AcceptTrouble};
-use super::super::address;
 use super::super::outgoing::Outgoing;
 use super::super::socket::{self, RawAddress};
 use super::super::token::{Operation, Token};
@@ -15,8 +16,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 impl UringEngine {
     pub(super) fn start_listening(&mut self, text: &str) -> Result<Listening, ListenError> {
-        let addresses = address::resolve(text).map_err(|bad| bad.into_listen(text))?;
-        self.try_listen(&addresses).map_err(|error| socket::listen_error(text, error))
+        let addresses = host_port::resolve(text).map_err(|bad| bad.into_listen(WireKind::Tcp, text))?;
+        self.try_listen(&addresses).map_err(|error| host_port::listen_error(text, error))
     }
 
     fn try_listen(&mut self, addresses: &[SocketAddr]) -> io::Result<Listening> {
@@ -133,8 +134,8 @@ impl UringEngine {
     }
 
     pub(super) fn start_connecting(&mut self, text: &str) -> Result<Channel, ConnectError> {
-        let addresses = address::resolve_peer(text).map_err(|bad| bad.into_connect(text))?;
-        self.connect_to_any(addresses).map_err(|error| socket::connect_error(text, error))
+        let addresses = host_port::resolve_peer(text).map_err(|bad| bad.into_connect(WireKind::Tcp, text))?;
+        self.connect_to_any(addresses).map_err(|error| host_port::connect_error(text, error))
     }
 
     /// Starts to connect to the first of `addresses`, with the others to fall back on.

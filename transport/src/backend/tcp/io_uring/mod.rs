@@ -24,10 +24,10 @@ use super::super::{
 };
 use super::accept::AcceptState;
 use super::outgoing::Outgoing;
-use super::slots::Slots;
 use super::socket::RawAddress;
 use super::token::{Operation, Token};
 use super::{OpenError, TcpConfig};
+use crate::backend::slots::Slots;
 use crate::pool::{GatherList, Pool};
 use ::io_uring::{cqueue, opcode, types};
 use provided::ProvidedBuffers;

@@ -1,10 +1,10 @@
 //! The table of channels: dense places that are used again, with generations that tell an old name from a new one.
 
-use super::super::Channel;
+use super::Channel;
 
 /// Things by [`Channel`].
 #[derive(Debug)]
-pub(super) struct Slots<T> {
+pub(in crate::backend) struct Slots<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
 }
@@ -16,12 +16,12 @@ struct Entry<T> {
 }
 
 impl<T> Slots<T> {
-    pub(super) fn new() -> Self {
+    pub(in crate::backend) fn new() -> Self {
         Self { entries: Vec::new(), free: Vec::new() }
     }
 
     /// Puts a value into the lowest free place that is known, and names it.
-    pub(super) fn insert(&mut self, value: T) -> Channel {
+    pub(in crate::backend) fn insert(&mut self, value: T) -> Channel {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry { generation: 0, value: None });
             self.entries.len() as u32 - 1
@@ -32,12 +32,12 @@ impl<T> Slots<T> {
     }
 
     #[inline]
-    pub(super) fn at(&mut self, channel: Channel) -> Option<&mut T> {
+    pub(in crate::backend) fn at(&mut self, channel: Channel) -> Option<&mut T> {
         let entry = self.entries.get_mut(channel.slot as usize)?;
         if entry.generation == channel.generation { entry.value.as_mut() } else { None }
     }
 
-    pub(super) fn remove(&mut self, channel: Channel) -> Option<T> {
+    pub(in crate::backend) fn remove(&mut self, channel: Channel) -> Option<T> {
         self.at(channel)?;
         let entry = &mut self.entries[channel.slot as usize];
         entry.generation = entry.generation.wrapping_add(1);
@@ -47,25 +47,25 @@ impl<T> Slots<T> {
 
     /// How many places are taken.
     #[inline]
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::backend) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
     /// How many places there are; every slot is below.
     #[inline]
-    pub(super) fn places(&self) -> usize {
+    pub(in crate::backend) fn places(&self) -> usize {
         self.entries.len()
     }
 
     /// Who is at a place, if anybody.
     #[inline]
-    pub(super) fn name_at(&self, place: usize) -> Option<Channel> {
+    pub(in crate::backend) fn name_at(&self, place: usize) -> Option<Channel> {
         let entry = &self.entries[place];
         entry.value.as_ref().map(|_| Channel { slot: place as u32, generation: entry.generation })
     }
 
     /// Everybody's name.
-    pub(super) fn names(&self) -> Vec<Channel> {
+    pub(in crate::backend) fn names(&self) -> Vec<Channel> {
         (0..self.places()).filter_map(|place| self.name_at(place)).collect()
     }
 }

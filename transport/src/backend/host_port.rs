@@ -1,6 +1,7 @@
-//! From what people write to socket addresses.
+//! From what people write to socket addresses, and from what the system says of them to errors.
 
-use super::super::{ConnectError, ListenError, WireKind};
+use super::{ConnectError, ListenError, WireKind};
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 /// The form of an address, for errors.
@@ -9,7 +10,7 @@ const EXPECTED: &str = "host:port, as in 10.0.0.5:7400, [fe80::1]:7400 or broker
 /// The addresses that `text` names; at least one.
 ///
 /// Blocks on the system's resolver if the host is a name.
-pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, BadAddress> {
+pub(in crate::backend) fn resolve(text: &str) -> Result<Vec<SocketAddr>, BadAddress> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(vec![address]);
     }
@@ -34,7 +35,7 @@ pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, BadAddress> {
 }
 
 /// As [`resolve`], for a peer to connect to: port 0 is none.
-pub(super) fn resolve_peer(text: &str) -> Result<Vec<SocketAddr>, BadAddress> {
+pub(in crate::backend) fn resolve_peer(text: &str) -> Result<Vec<SocketAddr>, BadAddress> {
     let addresses = resolve(text)?;
     if addresses.iter().any(|address| address.port() == 0) {
         return Err(BadAddress("nobody can listen at port 0".into()));
@@ -44,25 +45,37 @@ pub(super) fn resolve_peer(text: &str) -> Result<Vec<SocketAddr>, BadAddress> {
 
 /// What is wrong with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BadAddress(String);
+pub(in crate::backend) struct BadAddress(String);
 
 impl BadAddress {
-    pub(super) fn into_listen(self, address: &str) -> ListenError {
-        ListenError::Address {
-            address: address.into(),
-            wire: WireKind::Tcp,
-            reason: self.0,
-            expected: EXPECTED,
-        }
+    pub(in crate::backend) fn into_listen(self, wire: WireKind, address: &str) -> ListenError {
+        ListenError::Address { address: address.into(), wire, reason: self.0, expected: EXPECTED }
     }
 
-    pub(super) fn into_connect(self, address: &str) -> ConnectError {
-        ConnectError::Address {
-            address: address.into(),
-            wire: WireKind::Tcp,
-            reason: self.0,
-            expected: EXPECTED,
+    pub(in crate::backend) fn into_connect(self, wire: WireKind, address: &str) -> ConnectError {
+        ConnectError::Address { address: address.into(), wire, reason: self.0, expected: EXPECTED }
+    }
+}
+
+/// The error for a listener that did not come up.
+pub(in crate::backend) fn listen_error(address: &str, error: io::Error) -> ListenError {
+    let address = address.to_owned();
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => ListenError::InUse { address },
+        Some(libc::EADDRNOTAVAIL | libc::EACCES | libc::EAFNOSUPPORT) => {
+            ListenError::Unavailable { address, error }
         }
+        Some(libc::EMFILE | libc::ENFILE) => ListenError::DescriptorLimit { address },
+        _ => ListenError::System { address, error },
+    }
+}
+
+/// The error for a connection that could not even be tried.
+pub(in crate::backend) fn connect_error(address: &str, error: io::Error) -> ConnectError {
+    let address = address.to_owned();
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => ConnectError::DescriptorLimit { address },
+        _ => ConnectError::System { address, error },
     }
 }
 

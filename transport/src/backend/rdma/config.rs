@@ -1,0 +1,135 @@
+//! What can be chosen about the wire, term by term, and why it does not open.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+use thiserror::Error;
+
+/// What can be chosen about the `rdma` wire.
+///
+/// What it pins is `receive_slots_max` times 17 KiB for each device that is used, and the slabs of pools that it sends
+/// from; all together at most `pinned_bytes_max`, and at most what the system allows (`ulimit -l`, `LimitMEMLOCK=`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RdmaConfig {
+    /// The address of this end from which to connect. It chooses the device, its port and, on RoCE, its GID, whose
+    /// version 2 is the IP address itself. Default `None`: as the routing table says. A listener chooses by the address
+    /// that it listens at.
+    pub source: Option<IpAddr>,
+    /// The device that must be used, by its name in `ibv_devices(1)`: a connection that would go over another is
+    /// refused. Default `None`: any.
+    pub device: Option<String>,
+    /// The most receive requests that are posted on a device for all its connections together. Default 2,048. Each
+    /// pins 17 KiB, from when connections need it: every connection is promised from 8 to `window_max` of them, so
+    /// an eighth of this is the most connections that a device takes.
+    pub receive_slots_max: u32,
+    /// The most sends that a peer may have on their way to this end, on one connection: 8 to 1,024. Default 64, of
+    /// 16 KiB each: a megabyte.
+    pub window_max: u32,
+    /// The work requests that a connection's send queue holds: 16 to 4,096. Default 128. Cut to what the device has.
+    pub sends_max: u32,
+    /// Up to how many bytes a send shall travel inside its work request, which saves the device from fetching
+    /// them and this end from waiting for it. Default 256; what the device gives is used, which may be more or less.
+    pub inline_bytes: u32,
+    /// The most memory that is registered, and so pinned, over all devices, in bytes. Default 1 GiB.
+    pub pinned_bytes_max: usize,
+    /// How often a packet is sent again that nobody acknowledges, 0 to 6. Default 6. (7 would mean for ever on some devices.)
+    pub retry_count: u8,
+    /// How often a send is tried again for which the peer has no receive request, 0 to 6. Default 6. It never happens
+    /// unless one of the ends miscounts: with 0, as in tests, such an end is found out at once.
+    pub receiver_not_ready_retry_count: u8,
+    /// How long the resolution of an address, and that of the route to it, may take. Default 2 s each.
+    pub resolve_timeout: Duration,
+    /// How many connections may wait to be accepted, for each listener. Default 1,024; the kernel cuts it to its
+    /// own limit (`net.rdma_ucm.max_backlog`).
+    pub backlog: u32,
+}
+
+impl Default for RdmaConfig {
+    fn default() -> Self {
+        Self {
+            source: None,
+            device: None,
+            receive_slots_max: 2048,
+            window_max: 64,
+            sends_max: 128,
+            inline_bytes: 256,
+            pinned_bytes_max: 1 << 30,
+            retry_count: 6,
+            receiver_not_ready_retry_count: 6,
+            resolve_timeout: Duration::from_secs(2),
+            backlog: 1024,
+        }
+    }
+}
+
+impl RdmaConfig {
+    /// Checks each value against its limits.
+    ///
+    /// # Errors
+    /// The first that cannot work.
+    pub fn validate(&self) -> Result<(), RdmaConfigError> {
+        let check = |name, given: u64, min: u64, max: u64| {
+            if (min..=max).contains(&given) { Ok(()) } else { Err(RdmaConfigError { name, given, min, max }) }
+        };
+        check("window_max", self.window_max.into(), 8, 1024)?;
+        check("receive_slots_max", self.receive_slots_max.into(), self.window_max.into(), 1 << 20)?;
+        check("sends_max", self.sends_max.into(), 16, 4096)?;
+        check("inline_bytes", self.inline_bytes.into(), 0, 4096)?;
+        check("retry_count", self.retry_count.into(), 0, 6)?;
+        check("receiver_not_ready_retry_count", self.receiver_not_ready_retry_count.into(), 0, 6)?;
+        let timeout_ms = u64::try_from(self.resolve_timeout.as_millis()).unwrap_or(u64::MAX);
+        check("resolve_timeout (ms)", timeout_ms, 1, 600_000)?;
+        check("backlog", self.backlog.into(), 1, 1 << 16)
+    }
+}
+
+/// A value of the configuration that cannot work.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[error("rdma {name} is {given}; choose from {min} to {max}")]
+pub struct RdmaConfigError {
+    /// The name of the value.
+    pub name: &'static str,
+    /// What was given.
+    pub given: u64,
+    /// The least.
+    pub min: u64,
+    /// The most.
+    pub max: u64,
+}
+
+/// Why there is no `rdma` wire.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RdmaOpenError {
+    /// The library was built without it.
+    #[error("this program was built without RDMA: build it with the feature 'rdma'")]
+    NotBuilt,
+    /// A value of the configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] RdmaConfigError),
+    /// The connection manager cannot be used.
+    #[error("{reason}: {error}")]
+    ConnectionManager {
+        /// What is missing, and what to do.
+        reason: &'static str,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_cannot_work_are_named_with_their_limits() {
+        RdmaConfig::default().validate().unwrap();
+        let bad = RdmaConfig { window_max: 7, ..RdmaConfig::default() }.validate().unwrap_err();
+        assert_eq!(bad.to_string(), "rdma window_max is 7; choose from 8 to 1024");
+        let bad = RdmaConfig { receive_slots_max: 63, ..RdmaConfig::default() }.validate().unwrap_err();
+        assert_eq!((bad.name, bad.min), ("receive_slots_max", 64));
+        let bad = RdmaConfig { retry_count: 7, ..RdmaConfig::default() }.validate().unwrap_err();
+        assert_eq!((bad.name, bad.given), ("retry_count", 7));
+    }
+}

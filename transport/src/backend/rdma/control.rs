@@ -1,0 +1,605 @@
+//! The control path: how channels and listeners come up and go down.
+
+use super::credit::{Outgoing, Shares, WINDOW_MIN};
+use super::engine::{DeviceState, Engine, Link, Owner, Phase, State};
+use super::greeting::Greeting;
+use super::memory::Memory;
+use super::receives::{self, Receives, SLOT_BYTES};
+use super::sending::{SendQueue, Sending};
+use super::verbs::{
+    ConnectParameters, DeviceLimits, DeviceSizes, Event, Identifier, Operation, PrivateData, QueuePairSizes,
+    REJECTION_BYTES_MAX, Request, Verbs,
+};
+use super::work::{CHANNELS_MAX, Kind, Work};
+use crate::backend::{
+    Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, WireEvent, WireKind, host_port,
+};
+use crate::pool::Pool;
+use std::io;
+use std::net::SocketAddr;
+use std::vec;
+
+/// The most parts of one send. Frames have few; the rest of a long list goes into the next send.
+const PARTS_MAX: u32 = 8;
+
+/// Reads in flight on one connection, each way, as far as the devices allow.
+const READS_MAX: u32 = 16;
+
+/// The status of a rejection by the application, with its reason beside it (`IB_CM_REJ_CONSUMER_DEFINED`).
+const REJECTED_BY_APPLICATION: i32 = 28;
+
+impl<V: Verbs> Engine<V> {
+    pub(super) fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        let addresses =
+            host_port::resolve(address).map_err(|bad| bad.into_listen(WireKind::Rdma, address))?;
+        let mut failed = io::Error::from(io::ErrorKind::InvalidInput);
+        for place in addresses {
+            match self.verbs.listen(place, self.config.backlog) {
+                Ok((identifier, place)) => {
+                    let listener = Listener(self.listeners_made);
+                    self.listeners_made += 1;
+                    self.listeners.push((listener, identifier));
+                    self.set_owner(identifier, Some(Owner::Listener(listener)));
+                    return Ok(Listening { listener, address: place.to_string() });
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(match failed.raw_os_error() {
+            Some(libc::ENODEV) => {
+                ListenError::Unavailable { address: address.to_owned(), error: no_device(failed) }
+            }
+            _ => host_port::listen_error(address, failed),
+        })
+    }
+
+    pub(super) fn stop_listening(&mut self, listener: Listener) {
+        if let Some(index) = self.listeners.iter().position(|(other, _)| *other == listener) {
+            let (_, identifier) = self.listeners.swap_remove(index);
+            self.set_owner(identifier, None);
+            self.verbs.destroy(identifier);
+        }
+    }
+
+    pub(super) fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
+        let addresses =
+            host_port::resolve_peer(address).map_err(|bad| bad.into_connect(WireKind::Rdma, address))?;
+        if self.channels.len() == CHANNELS_MAX {
+            let error =
+                io::Error::other(format!("this wire has {CHANNELS_MAX} channels, which is its limit"));
+            return Err(ConnectError::System { address: address.to_owned(), error });
+        }
+        let phase = Phase::Connecting(addresses.into_iter());
+        let channel =
+            self.insert(State { identifier: None, phase, link: None, is_known: true, peer_has_left: false });
+        self.try_next(channel, io::Error::from(io::ErrorKind::AddrNotAvailable));
+        Ok(channel)
+    }
+
+    /// Ends a channel that this end does not want any more; what it has sent still leaves.
+    pub(super) fn close(&mut self, channel: Channel) {
+        let Some(state) = self.channels.at(channel) else { return };
+        match &mut state.phase {
+            Phase::Open => {
+                let is_empty = state.link.as_ref().is_none_or(|link| link.queue.is_empty());
+                state.phase = Phase::Flushing;
+                self.unsettled += 1;
+                if is_empty || !self.post_last(channel) {
+                    self.flushed(channel);
+                }
+            }
+            Phase::Connecting(_) | Phase::Accepting(_) => self.drain_with(channel, ChannelEnd::Local),
+            Phase::Flushing | Phase::Draining(_) => {}
+        }
+    }
+
+    /// Asks the connection manager what there is, and takes note of who has left.
+    fn fetch_connection_events(&mut self) -> io::Result<()> {
+        while let Some(event) = self.verbs.take_event()? {
+            if let Event::Disconnected(identifier) = event
+                && let Some(Owner::Channel(channel)) = self.owner(identifier)
+                && let Some(state) = self.channels.at(channel)
+            {
+                state.peer_has_left = true;
+            }
+            self.pending.push_back(event);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_connection_events(&mut self, pool: &mut Pool) -> io::Result<()> {
+        self.fetch_connection_events()?;
+        while let Some(event) = self.pending.pop_front() {
+            self.connection_event(event, pool);
+        }
+        Ok(())
+    }
+
+    fn connection_event(&mut self, event: Event, pool: &mut Pool) {
+        match event {
+            Event::AddressResolved(identifier) => self.each_step(identifier, Self::address_resolved),
+            Event::RouteResolved(identifier) => {
+                self.each_step(identifier, |engine, channel, identifier| {
+                    engine.route_resolved(channel, identifier, pool)
+                });
+            }
+            Event::Requested { listener, identifier, greeting } => {
+                self.requested(listener, identifier, &greeting, pool);
+            }
+            Event::Established { identifier, greeting } => {
+                self.each_step(identifier, |engine, channel, _| engine.established(channel, &greeting));
+            }
+            Event::Rejected { identifier, status, reason } => {
+                self.did_not_come_up(identifier, rejection(status, &reason));
+            }
+            Event::Failed { identifier, error } => self.did_not_come_up(identifier, error),
+            Event::Disconnected(identifier) => {
+                if let Some(Owner::Channel(channel)) = self.owner(identifier) {
+                    self.drain_with(channel, ChannelEnd::Peer);
+                }
+            }
+            Event::DeviceRemoved(identifier) => self.device_removed(identifier),
+        }
+    }
+
+    /// Takes a step of a channel that comes up; its failure is that of this attempt.
+    fn each_step(
+        &mut self,
+        identifier: Identifier,
+        step: impl FnOnce(&mut Self, Channel, Identifier) -> io::Result<()>,
+    ) {
+        let Some(Owner::Channel(channel)) = self.owner(identifier) else { return };
+        if let Err(error) = step(self, channel, identifier) {
+            self.did_not_come_up(identifier, error);
+        }
+    }
+
+    fn address_resolved(&mut self, _channel: Channel, identifier: Identifier) -> io::Result<()> {
+        let limits = self.verbs.limits(identifier)?;
+        self.check_device(&limits)?;
+        self.verbs.resolve_route(identifier, self.config.resolve_timeout)
+    }
+
+    fn route_resolved(
+        &mut self,
+        channel: Channel,
+        identifier: Identifier,
+        pool: &mut Pool,
+    ) -> io::Result<()> {
+        let link = self.make_link(channel, identifier, pool)?;
+        let parameters = self.parameters(link.device);
+        let greeting = Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told() }.encode();
+        if let Some(state) = self.channels.at(channel) {
+            state.link = Some(link);
+        }
+        self.verbs.connect(identifier, &parameters, &greeting)
+    }
+
+    fn requested(
+        &mut self,
+        listening: Identifier,
+        identifier: Identifier,
+        greeting: &PrivateData,
+        pool: &mut Pool,
+    ) {
+        let Some(Owner::Listener(listener)) = self.owner(listening) else {
+            return self.reject(identifier, "the listener was stopped before it accepted");
+        };
+        let channel = self.insert(State {
+            identifier: Some(identifier),
+            phase: Phase::Accepting(listener),
+            link: None,
+            is_known: false,
+            peer_has_left: false,
+        });
+        self.set_owner(identifier, Some(Owner::Channel(channel)));
+        if let Err(error) = self.accept(channel, identifier, greeting, pool) {
+            // The identifier lives until the peer was told.
+            let _ = self.verbs.reject(identifier, rejection_text(&error.to_string()));
+            self.finish(channel);
+            self.events.push(WireEvent::AcceptFailed { listener, error });
+        }
+    }
+
+    fn accept(
+        &mut self,
+        channel: Channel,
+        identifier: Identifier,
+        greeting: &PrivateData,
+        pool: &mut Pool,
+    ) -> io::Result<()> {
+        let theirs = Greeting::decode(greeting).map_err(io::Error::other)?;
+        let limits = self.verbs.limits(identifier)?;
+        self.check_device(&limits)?;
+        let mut link = self.make_link(channel, identifier, pool)?;
+        (link.slot_bytes, link.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
+        let parameters = self.parameters(link.device);
+        let greeting = Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told() }.encode();
+        if let Some(state) = self.channels.at(channel) {
+            state.link = Some(link);
+        }
+        self.verbs.accept(identifier, &parameters, &greeting)
+    }
+
+    fn reject(&mut self, identifier: Identifier, reason: &str) {
+        // A peer that is gone needs no answer.
+        let _ = self.verbs.reject(identifier, rejection_text(reason));
+        self.verbs.destroy(identifier);
+    }
+
+    /// The connection manager says that a channel is up.
+    fn established(&mut self, channel: Channel, greeting: &PrivateData) -> io::Result<()> {
+        let Some(State { phase, link: Some(link), .. }) = self.channels.at(channel) else { return Ok(()) };
+        match phase {
+            Phase::Connecting(_) => {
+                let theirs = Greeting::decode(greeting).map_err(io::Error::other)?;
+                (link.slot_bytes, link.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
+                self.open(channel);
+            }
+            Phase::Accepting(_) => self.open(channel),
+            Phase::Open | Phase::Flushing | Phase::Draining(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A channel is open: reports it, and then what came earlier.
+    pub(super) fn open(&mut self, channel: Channel) {
+        let Some(State { identifier: Some(identifier), .. }) = self.channels.at(channel) else { return };
+        let identifier = *identifier;
+        let path = self.path(identifier);
+        let Some(state) = self.channels.at(channel) else { return };
+        let event = match std::mem::replace(&mut state.phase, Phase::Open) {
+            Phase::Accepting(listener) => WireEvent::Accepted { listener, channel, path },
+            _ => WireEvent::Connected { channel, path },
+        };
+        state.is_known = true;
+        self.unsettled -= 1;
+        self.events.push(event);
+        if let Some(link) = &mut state.link {
+            let early = link.early.drain(..);
+            self.events.extend(early.map(|segment| WireEvent::Received { channel, segment }));
+        }
+        self.make_busy(channel);
+    }
+
+    /// Whether something arrived for a channel of which the connection manager has not said yet that it is open. For the
+    /// end that accepted, what arrives says so itself.
+    pub(super) fn is_early(&mut self, channel: Channel) -> bool {
+        match self.channels.at(channel).map(|state| &state.phase) {
+            Some(Phase::Accepting(_)) => {
+                self.open(channel);
+                false
+            }
+            Some(Phase::Connecting(_)) => true,
+            _ => false,
+        }
+    }
+
+    fn did_not_come_up(&mut self, identifier: Identifier, error: io::Error) {
+        let Some(Owner::Channel(channel)) = self.owner(identifier) else { return };
+        match self.channels.at(channel).map(|state| &state.phase) {
+            Some(Phase::Connecting(_)) => self.try_next(channel, error),
+            Some(Phase::Accepting(_)) => self.finish(channel),
+            Some(Phase::Open | Phase::Flushing) => self.broke(channel, error),
+            Some(Phase::Draining(_)) | None => {}
+        }
+    }
+
+    /// Goes on with the next address, or ends the channel if there is none.
+    fn try_next(&mut self, channel: Channel, mut error: io::Error) {
+        loop {
+            self.release(channel);
+            let Some(State { phase: Phase::Connecting(others), .. }) = self.channels.at(channel) else {
+                return;
+            };
+            let Some(address) = others.next() else {
+                let reason = ChannelEnd::ConnectFailed(error);
+                return self.end(channel, reason);
+            };
+            match self.verbs.resolve(address, self.source_for(&address), self.config.resolve_timeout) {
+                Ok(identifier) => {
+                    self.set_owner(identifier, Some(Owner::Channel(channel)));
+                    if let Some(state) = self.channels.at(channel) {
+                        state.identifier = Some(identifier);
+                    }
+                    return;
+                }
+                Err(failed) if failed.raw_os_error() == Some(libc::ENODEV) => error = no_device(failed),
+                Err(failed) => error = failed,
+            }
+        }
+    }
+
+    /// The configured address of this end, if it can be one for that peer.
+    fn source_for(&self, peer: &SocketAddr) -> Option<SocketAddr> {
+        let source = self.config.source.filter(|source| source.is_ipv4() == peer.is_ipv4())?;
+        Some(SocketAddr::new(source, 0))
+    }
+
+    fn check_device(&self, limits: &DeviceLimits) -> io::Result<()> {
+        match &self.config.device {
+            Some(device) if *device != limits.name => Err(io::Error::other(format!(
+                "the way there is over the RDMA device '{}', and the configuration asks for '{device}': choose it by \
+                 an address of its own (rdma source, or where to listen)",
+                limits.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn parameters(&self, device: usize) -> ConnectParameters {
+        let limits = &self.devices[device].limits;
+        ConnectParameters {
+            retry_count: self.config.retry_count,
+            rnr_retry_count: self.config.receiver_not_ready_retry_count,
+            reads_answered: limits.reads_answered_max.min(READS_MAX) as u8,
+            reads_started: limits.reads_started_max.min(READS_MAX) as u8,
+        }
+    }
+
+    /// A queue pair for a channel, with receive requests posted that the peer can be promised.
+    fn make_link(
+        &mut self,
+        channel: Channel,
+        identifier: Identifier,
+        pool: &mut Pool,
+    ) -> io::Result<Box<Link>> {
+        let place = self.device_of(identifier)?;
+        let state = &mut self.devices[place];
+        let (name, depth) = (&state.limits.name, self.config.receive_slots_max);
+        if state.queue_pairs.len() >= state.queue_pairs_max {
+            return Err(io::Error::other(format!(
+                "the RDMA device '{name}' has {} connections, which is its limit here",
+                state.queue_pairs_max
+            )));
+        }
+        if !state.shares.has_room() {
+            return Err(io::Error::other(format!(
+                "all {depth} receive requests of the RDMA device '{name}' are promised to its {} connections, at \
+                 least {WINDOW_MIN} each: raise rdma receive_slots_max",
+                state.queue_pairs.len()
+            )));
+        }
+        state.receives.grow(state.shares.wanted() as usize);
+        let (count, posted) =
+            state.receives.post(state.device, &mut self.verbs, &mut state.memory, &mut self.budget, pool);
+        state.shares.posted(count);
+        let Some(incoming) = state.shares.join() else {
+            let reason = posted.err().map_or_else(|| "none are free".to_owned(), |error| error.to_string());
+            return Err(io::Error::other(format!("no receive requests could be posted: {reason}")));
+        };
+        let sends = self.config.sends_max.min(state.limits.sends_max);
+        let sizes = QueuePairSizes {
+            sends,
+            parts: PARTS_MAX.min(state.limits.parts_max),
+            inline_bytes: self.config.inline_bytes,
+        };
+        match self.verbs.create_queue_pair(identifier, &sizes) {
+            Ok(queue_pair) => {
+                state.queue_pairs.insert(queue_pair.number, channel);
+                Ok(Box::new(Link {
+                    device: place,
+                    queue_pair,
+                    slot_bytes: 0,
+                    outgoing: Outgoing::new(0),
+                    incoming,
+                    queue: SendQueue::new(sends),
+                    sending: Sending::new(),
+                    early: Vec::new(),
+                    is_busy: false,
+                }))
+            }
+            Err(error) => {
+                state.shares.leave(&incoming);
+                Err(io::Error::new(error.kind(), format!("no queue pair could be made: {error}")))
+            }
+        }
+    }
+
+    /// The place of an identifier's device, which is made ready the first time.
+    fn device_of(&mut self, identifier: Identifier) -> io::Result<usize> {
+        let limits = self.verbs.limits(identifier)?;
+        let receives = self.config.receive_slots_max.min(limits.receives_max);
+        if receives < WINDOW_MIN || limits.receive_parts_max < receives::PARTS {
+            return Err(io::Error::other(format!(
+                "the RDMA device '{}' has no shared receive queues, which this wire needs",
+                limits.name
+            )));
+        }
+        let sends = self.config.sends_max.min(limits.sends_max);
+        // A completion that finds no room is lost, so there is room for all: in error every request has one.
+        let connections = limits.queue_pairs_max.min(receives / WINDOW_MIN);
+        let completions =
+            receives.saturating_add(sends.saturating_mul(connections)).min(limits.completions_max);
+        let queue_pairs_max = (completions.saturating_sub(receives) / sends).min(connections) as usize;
+        let sizes = DeviceSizes { completions, receives, receive_parts: receives::PARTS };
+        let device = self.verbs.device(identifier, &sizes)?;
+        if let Some(place) = self.devices.iter().position(|state| state.device == device) {
+            return Ok(place);
+        }
+        tracing::info!(
+            device = limits.name,
+            receives,
+            completions,
+            queue_pairs_max,
+            "an RDMA device is in use"
+        );
+        self.devices.push(DeviceState {
+            device,
+            limits,
+            memory: Memory::new(device),
+            receives: Receives::default(),
+            shares: Shares::new(receives, self.config.window_max),
+            queue_pairs: Default::default(),
+            queue_pairs_max,
+            is_short: false,
+        });
+        Ok(self.devices.len() - 1)
+    }
+
+    fn insert(&mut self, state: State) -> Channel {
+        self.unsettled += usize::from(!state.is_settled());
+        self.channels.insert(state)
+    }
+
+    /// A channel that this end has closed has sent everything.
+    pub(super) fn flushed(&mut self, channel: Channel) {
+        let Some(State { identifier: Some(identifier), phase, .. }) = self.channels.at(channel) else {
+            return;
+        };
+        let identifier = *identifier;
+        *phase = Phase::Draining(ChannelEnd::Local);
+        // The peer learns of it; a connection that is gone by now needs no word.
+        let _ = self.verbs.disconnect(identifier);
+        self.finish(channel);
+    }
+
+    /// A channel broke: by its peer's leaving, if that is known, and else by what was seen.
+    pub(super) fn broke(&mut self, channel: Channel, error: io::Error) {
+        // The first thing that a peer's leaving shows may be the failure of a send.
+        if let Err(error) = self.fetch_connection_events() {
+            tracing::warn!(%error, "the connection manager could not be asked");
+        }
+        let has_left = self.channels.at(channel).is_some_and(|state| state.peer_has_left);
+        self.fail(channel, if has_left { ChannelEnd::Peer } else { ChannelEnd::Broken(error) });
+    }
+
+    /// Ends a channel that cannot go on.
+    pub(super) fn fail(&mut self, channel: Channel, reason: ChannelEnd) {
+        self.drain_with(channel, reason);
+    }
+
+    /// Ends a channel: what is posted comes back, flushed, and then it is gone.
+    fn drain_with(&mut self, channel: Channel, reason: ChannelEnd) {
+        let Some(state) = self.channels.at(channel) else { return };
+        let was_settled = state.is_settled();
+        let reason = match std::mem::replace(&mut state.phase, Phase::Draining(ChannelEnd::Local)) {
+            // It had ended already, and for that reason.
+            Phase::Draining(earlier) => {
+                state.phase = Phase::Draining(earlier);
+                return;
+            }
+            Phase::Flushing => ChannelEnd::Local,
+            _ => reason,
+        };
+        state.phase = Phase::Draining(reason);
+        self.unsettled += usize::from(was_settled);
+        let Some(identifier) = state.identifier else { return self.finish(channel) };
+        let is_empty = state.link.as_ref().is_none_or(|link| link.queue.is_empty());
+        // It fails when the peer has done so before, and then there is nothing left to do.
+        let _ = self.verbs.disconnect(identifier);
+        if is_empty || !self.post_last(channel) {
+            self.finish(channel);
+        }
+    }
+
+    /// Posts the request behind which nothing more comes.
+    fn post_last(&mut self, channel: Channel) -> bool {
+        let Some(State { identifier: Some(identifier), link: Some(link), .. }) = self.channels.at(channel)
+        else {
+            return false;
+        };
+        let request = Request {
+            work: Work::new(Kind::Last, channel, link.queue.position(0)).encode(),
+            operation: Operation::Flush,
+            parts: &[],
+            is_signaled: true,
+            is_inline: false,
+        };
+        // SAFETY: it names no memory.
+        let posted = unsafe { self.verbs.post(*identifier, &[request]) };
+        link.queue.posted(posted.count as u32);
+        posted.count == 1
+    }
+
+    /// A device goes away. Nothing that is posted on it comes back, and whoever removes it waits for this end.
+    fn device_removed(&mut self, identifier: Identifier) {
+        match self.owner(identifier) {
+            Some(Owner::Channel(channel)) => {
+                let Some(state) = self.channels.at(channel) else { return };
+                let was_settled = state.is_settled();
+                let gone = || io::Error::new(io::ErrorKind::NotConnected, "the RDMA device was removed");
+                let reason = match std::mem::replace(&mut state.phase, Phase::Flushing) {
+                    Phase::Connecting(_) => ChannelEnd::ConnectFailed(gone()),
+                    Phase::Flushing => ChannelEnd::Local,
+                    Phase::Draining(reason) => reason,
+                    Phase::Accepting(_) | Phase::Open => ChannelEnd::Broken(gone()),
+                };
+                state.phase = Phase::Draining(reason);
+                self.unsettled += usize::from(was_settled);
+                self.finish(channel);
+            }
+            Some(Owner::Listener(listener)) => {
+                let error = io::Error::new(io::ErrorKind::NotConnected, "the RDMA device was removed");
+                self.stop_listening(listener);
+                self.events.push(WireEvent::AcceptFailed { listener, error });
+            }
+            None => {}
+        }
+    }
+
+    /// A channel that drains is gone.
+    pub(super) fn finish(&mut self, channel: Channel) {
+        let Some(state) = self.channels.at(channel) else { return };
+        let reason = match std::mem::replace(&mut state.phase, Phase::Flushing) {
+            Phase::Draining(reason) => reason,
+            _ => ChannelEnd::Local,
+        };
+        self.end(channel, reason);
+    }
+
+    /// Forgets a channel and says so to those who knew it.
+    fn end(&mut self, channel: Channel, reason: ChannelEnd) {
+        self.release(channel);
+        let Some(state) = self.channels.remove(channel) else { return };
+        self.unsettled -= usize::from(!state.is_settled());
+        if state.is_known {
+            self.events.push(WireEvent::Closed { channel, reason });
+        }
+    }
+
+    /// Gives back what a channel has of its device. From here on no device touches what it was sending.
+    fn release(&mut self, channel: Channel) {
+        let Some(state) = self.channels.at(channel) else { return };
+        let (identifier, link) = (state.identifier.take(), state.link.take());
+        if let Some(identifier) = identifier {
+            self.verbs.destroy(identifier);
+            self.set_owner(identifier, None);
+        }
+        if let Some(link) = link {
+            let device = &mut self.devices[link.device];
+            device.queue_pairs.remove(&link.queue_pair.number);
+            device.shares.leave(&link.incoming);
+            // The others may have more now.
+            let others: vec::Vec<Channel> = device.queue_pairs.values().copied().collect();
+            others.into_iter().for_each(|other| self.make_busy(other));
+        }
+    }
+}
+
+/// The reason for a rejection, as far as the connection manager carries it.
+fn rejection_text(reason: &str) -> &[u8] {
+    &reason.as_bytes()[..reason.floor_char_boundary(REJECTION_BYTES_MAX)]
+}
+
+/// Why a peer did not accept, in words.
+fn rejection(status: i32, reason: &[u8]) -> io::Error {
+    let end = reason.iter().position(|&byte| byte == 0).unwrap_or(reason.len());
+    let text = match (status, String::from_utf8_lossy(&reason[..end])) {
+        (REJECTED_BY_APPLICATION, said) if !said.is_empty() => format!("the peer refuses: {said}"),
+        (8, _) => "the peer's RDMA stack still knows an earlier connection from this one's address (stale \
+                   connection); it forgets it within seconds"
+            .to_owned(),
+        _ => format!("nobody accepts RDMA connections there (rejection {status})"),
+    };
+    io::Error::new(io::ErrorKind::ConnectionRefused, text)
+}
+
+fn no_device(error: io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!(
+            "no RDMA device has this address ({error}): see ibv_devices and rdma link, and load its driver"
+        ),
+    )
+}

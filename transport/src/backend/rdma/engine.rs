@@ -1,0 +1,315 @@
+//! The wire over whatever is behind the seam: what it holds, and the order in which a poll does things.
+
+use super::config::RdmaConfig;
+use super::credit::{Incoming, Outgoing, Shares};
+use super::memory::{Budget, Memory};
+use super::receives::{PostError, Receives};
+use super::sending::{SendQueue, Sending};
+use super::verbs::{Completion, Device, DeviceLimits, Event, Identifier, Part, QueuePair, Verbs};
+use crate::backend::slots::Slots;
+use crate::backend::{Channel, ChannelEnd, Listener, Path, WireEvent};
+use crate::pool::{GATHER_SEGMENTS_MAX, Pool, Segment};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use std::vec;
+
+/// The most completions that one poll takes of a device.
+const COMPLETIONS_PER_POLL: usize = 256;
+
+/// So many are taken with one call.
+const COMPLETIONS_PER_CALL: usize = 32;
+
+/// After so many polls without a sleep the connection manager is asked, which takes a system call. While a channel
+/// comes up or goes down it is asked in every poll.
+const POLLS_UNTIL_LOOK: u32 = 256;
+
+/// The longest sleep while receive requests wait for buffers.
+const SHORT_SLEEP_MAX: Duration = Duration::from_millis(2);
+
+/// How long a wire that is dropped waits for what it has posted.
+const DROP_WAIT: Duration = Duration::from_millis(200);
+
+/// One thread's channels and listeners over one access to RDMA.
+#[derive(Debug)]
+pub(super) struct Engine<V: Verbs> {
+    // First, so that it is dropped first: no device touches the buffers below any more when they are.
+    pub(super) verbs: V,
+    pub(super) config: RdmaConfig,
+    pub(super) budget: Budget,
+    pub(super) channels: Slots<State>,
+    pub(super) listeners: Vec<(Listener, Identifier)>,
+    pub(super) listeners_made: u32,
+    /// Whose an identifier is, by its number.
+    pub(super) owners: Vec<Option<Owner>>,
+    pub(super) devices: Vec<DeviceState>,
+    /// What the next poll reports.
+    pub(super) events: Vec<WireEvent>,
+    /// Channels to look at in the next poll: with something to send, or with credit to tell of.
+    pub(super) busy: Vec<Channel>,
+    /// Channels that come up or go down.
+    pub(super) unsettled: usize,
+    /// What the connection manager has told and nobody has looked at.
+    pub(super) pending: VecDeque<Event>,
+    /// The parts of the sends that are being posted; kept for its memory.
+    pub(super) parts: Vec<Part>,
+    polls_until_look: u32,
+}
+
+/// Whose an identifier is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    Listener(Listener),
+    Channel(Channel),
+}
+
+/// What the channels of a device share.
+#[derive(Debug)]
+pub(super) struct DeviceState {
+    pub(super) device: Device,
+    pub(super) limits: DeviceLimits,
+    pub(super) memory: Memory,
+    pub(super) receives: Receives,
+    pub(super) shares: Shares,
+    pub(super) queue_pairs: HashMap<u32, Channel, BuildHasherDefault<NumberHasher>>,
+    pub(super) queue_pairs_max: usize,
+    /// Receive requests wait for buffers, and that was said.
+    pub(super) is_short: bool,
+}
+
+/// One channel.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) identifier: Option<Identifier>,
+    pub(super) phase: Phase,
+    /// From when there is a queue pair.
+    pub(super) link: Option<Box<Link>>,
+    /// Whether anybody knows of it: an accepted channel is reported when it is open.
+    pub(super) is_known: bool,
+    /// The connection manager said that the peer has left.
+    pub(super) peer_has_left: bool,
+}
+
+/// Where a channel stands.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// It is asked for, with other addresses to fall back on.
+    Connecting(vec::IntoIter<SocketAddr>),
+    /// It is accepted, and the peer has not been heard of yet.
+    Accepting(Listener),
+    /// Bytes may flow.
+    Open,
+    /// This end has closed it, and waits until what it had sent is done.
+    Flushing,
+    /// It has ended, and what is posted comes back.
+    Draining(ChannelEnd),
+}
+
+/// A queue pair and what goes over it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) device: usize,
+    pub(super) queue_pair: QueuePair,
+    /// The most bytes of one send to the peer; 0 until it has said.
+    pub(super) slot_bytes: u32,
+    pub(super) outgoing: Outgoing,
+    pub(super) incoming: Incoming,
+    pub(super) queue: SendQueue,
+    pub(super) sending: Sending,
+    /// What arrived before the connection manager said that the channel is open.
+    pub(super) early: Vec<Segment>,
+    /// In the list of busy channels.
+    pub(super) is_busy: bool,
+}
+
+impl State {
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+}
+
+impl<V: Verbs> Engine<V> {
+    pub(super) fn new(verbs: V, config: RdmaConfig) -> Self {
+        let budget = Budget { bytes_max: config.pinned_bytes_max, pinned_bytes: 0 };
+        Self {
+            verbs,
+            config,
+            budget,
+            channels: Slots::new(),
+            listeners: Vec::new(),
+            listeners_made: 0,
+            owners: Vec::new(),
+            devices: Vec::new(),
+            events: Vec::new(),
+            busy: Vec::new(),
+            unsettled: 0,
+            pending: VecDeque::new(),
+            parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
+            polls_until_look: 0,
+        }
+    }
+
+    /// One poll, as [`crate::backend::Wire::poll`] has it.
+    pub(super) fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+        if self.unsettled > 0 || self.polls_until_look == 0 || !self.pending.is_empty() {
+            self.take_connection_events(pool)?;
+            self.polls_until_look = POLLS_UNTIL_LOOK;
+        }
+        self.polls_until_look -= 1;
+        for device in 0..self.devices.len() {
+            self.take_completions(device, pool)?;
+            self.post_receives(device, pool);
+        }
+        self.serve_busy();
+        events.append(&mut self.events);
+        Ok(())
+    }
+
+    /// Makes the descriptor readable when something happens from now on; the caller polls once more afterwards, and
+    /// sleeps no longer than this says.
+    pub(super) fn arm(&mut self) -> io::Result<Option<Duration>> {
+        // What the connection manager had to tell before the sleep, or tells during it, is looked at afterwards.
+        self.polls_until_look = 0;
+        self.devices.iter().try_for_each(|device| self.verbs.arm(device.device))?;
+        // Buffers come back on any thread, and wake nobody.
+        Ok(self.devices.iter().any(|device| device.is_short).then_some(SHORT_SLEEP_MAX))
+    }
+
+    fn take_completions(&mut self, device: usize, pool: &mut Pool) -> io::Result<()> {
+        let mut completions = [Completion::NONE; COMPLETIONS_PER_CALL];
+        let mut taken = 0;
+        while taken < COMPLETIONS_PER_POLL {
+            let count = self.verbs.take_completions(self.devices[device].device, &mut completions)?;
+            for completion in &completions[..count] {
+                self.completed(device, completion, pool)?;
+            }
+            taken += count;
+            if count < COMPLETIONS_PER_CALL {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Posts the receive requests that were used, as far as there are buffers for them.
+    fn post_receives(&mut self, device: usize, pool: &mut Pool) {
+        let state = &mut self.devices[device];
+        if !state.receives.has_idle() {
+            return;
+        }
+        let outcome =
+            state.receives.post(state.device, &mut self.verbs, &mut state.memory, &mut self.budget, pool);
+        let (count, outcome) = outcome;
+        state.shares.posted(count);
+        match outcome {
+            Ok(()) => state.is_short = false,
+            // Nothing that happens here would change it; it is tried again with the next that is used.
+            Err(error @ (PostError::Pin(_) | PostError::Device(_))) => {
+                tracing::debug!(%error, device = state.limits.name, "receive requests are not posted");
+            }
+            Err(PostError::Pool(error)) => {
+                if !std::mem::replace(&mut state.is_short, true) {
+                    tracing::warn!(%error, device = state.limits.name, "receive requests wait for buffers");
+                }
+            }
+        }
+    }
+
+    /// Lists a channel for the next look at busy ones.
+    #[inline]
+    pub(super) fn make_busy(&mut self, channel: Channel) {
+        if let Some(State { link: Some(link), .. }) = self.channels.at(channel)
+            && !std::mem::replace(&mut link.is_busy, true)
+        {
+            self.busy.push(channel);
+        }
+    }
+
+    /// Sends what can be sent on each busy channel, and tells of credit where nothing else does.
+    fn serve_busy(&mut self) {
+        let mut busy = std::mem::take(&mut self.busy);
+        for channel in busy.drain(..) {
+            if let Some(State { link: Some(link), .. }) = self.channels.at(channel) {
+                link.is_busy = false;
+            }
+            self.send_more(channel);
+            self.tell_credit(channel);
+        }
+        // What was listed meanwhile came into a new list; the memory of the longer one is kept.
+        busy.append(&mut self.busy);
+        self.busy = busy;
+    }
+
+    pub(super) fn owner(&self, identifier: Identifier) -> Option<Owner> {
+        self.owners.get(identifier.0 as usize).copied().flatten()
+    }
+
+    pub(super) fn set_owner(&mut self, identifier: Identifier, owner: Option<Owner>) {
+        let place = identifier.0 as usize;
+        if self.owners.len() <= place {
+            self.owners.resize(place + 1, None);
+        }
+        self.owners[place] = owner;
+    }
+
+    /// What is known of the way to a channel's peer.
+    pub(super) fn path(&mut self, identifier: Identifier) -> Path {
+        let peer = self.verbs.peer(identifier).map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+        let packet_bytes = self.verbs.packet_bytes(identifier).unwrap_or(1024);
+        Path { peer, packet_bytes }
+    }
+}
+
+/// A wire that is dropped lets what it has sent leave, as TCP does, but not for long.
+impl<V: Verbs> Drop for Engine<V> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for channel in self.channels.names() {
+            self.close(channel);
+        }
+        let began = Instant::now();
+        while self.channels.len() > 0 && began.elapsed() < DROP_WAIT {
+            if self.drain().is_err() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl<V: Verbs> Engine<V> {
+    /// Takes completions of what was sent, and nothing else.
+    fn drain(&mut self) -> io::Result<()> {
+        let mut completions = [Completion::NONE; COMPLETIONS_PER_CALL];
+        for device in 0..self.devices.len() {
+            let count = self.verbs.take_completions(self.devices[device].device, &mut completions)?;
+            for completion in &completions[..count] {
+                self.send_completed(completion);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For queue pairs' numbers, which their device has made different already.
+#[derive(Debug, Default)]
+pub(super) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0 << 8 | u64::from(byte));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // The table looks at the highest bits as well as at the lowest.
+        self.0 = u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}

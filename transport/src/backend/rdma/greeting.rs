@@ -1,0 +1,102 @@
+//! What the two ends tell each other in the connection manager's private data, before the first send.
+//!
+//! 16 bytes, little-endian: `UNDL`, a version, three zeros, how many bytes a send may carry to this end (4), and up
+//! to which position the peer may send at first (4). What follows is padding, or a later version's.
+
+use super::credit::{WINDOW_LIMIT, WINDOW_MIN};
+use thiserror::Error;
+
+const MAGIC: [u8; 4] = *b"UNDL";
+const VERSION: u8 = 1;
+const BYTES: usize = 16;
+
+/// The fewest bytes that a send must be able to carry: less would cut the smallest frames.
+const SLOT_BYTES_MIN: u32 = 256;
+
+/// One end's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Greeting {
+    /// The most bytes of one send to this end.
+    pub(super) slot_bytes: u32,
+    /// Up to which position the peer may send.
+    pub(super) limit: u32,
+}
+
+impl Greeting {
+    pub(super) fn encode(&self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = VERSION;
+        bytes[8..12].copy_from_slice(&self.slot_bytes.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.limit.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadGreeting> {
+        let Some((bytes, _)) = bytes.split_first_chunk::<BYTES>() else {
+            return Err(BadGreeting::Short { bytes: bytes.len() });
+        };
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        if bytes[..4] != MAGIC {
+            return Err(BadGreeting::Magic);
+        }
+        if bytes[4] != VERSION {
+            return Err(BadGreeting::Version { given: bytes[4] });
+        }
+        let (slot_bytes, limit) = (word(8), word(12));
+        if slot_bytes < SLOT_BYTES_MIN {
+            return Err(BadGreeting::SlotBytes { given: slot_bytes });
+        }
+        if !(WINDOW_MIN..=WINDOW_LIMIT).contains(&limit) {
+            return Err(BadGreeting::Limit { given: limit });
+        }
+        Ok(Self { slot_bytes, limit })
+    }
+}
+
+/// Why a greeting is none.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadGreeting {
+    #[error("the peer's private data has {bytes} bytes where Underlay's has {BYTES}: is it Underlay?")]
+    Short { bytes: usize },
+    #[error("the peer's private data is not Underlay's: what listens there?")]
+    Magic,
+    #[error(
+        "the peer speaks version {given} of the rdma wire, this end version {VERSION}: upgrade the older one"
+    )]
+    Version { given: u8 },
+    #[error("the peer takes {given} bytes in a send; it must be at least {SLOT_BYTES_MIN}")]
+    SlotBytes { given: u32 },
+    #[error("the peer allows {given} sends at first; it must be {WINDOW_MIN} to {WINDOW_LIMIT}")]
+    Limit { given: u32 },
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_is_read_as_it_was_written_also_with_padding() {
+        let greeting = Greeting { slot_bytes: 17_408, limit: 64 };
+        let mut padded = greeting.encode().to_vec();
+        assert_eq!(Greeting::decode(&padded), Ok(greeting));
+        padded.resize(196, 0);
+        assert_eq!(Greeting::decode(&padded), Ok(greeting));
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_is_named() {
+        let good = Greeting { slot_bytes: 17_408, limit: 64 }.encode();
+        let with = |at: usize, byte: u8| {
+            let mut bytes = good;
+            bytes[at] = byte;
+            Greeting::decode(&bytes)
+        };
+        assert_eq!(Greeting::decode(&good[..15]), Err(BadGreeting::Short { bytes: 15 }));
+        assert_eq!(with(0, b'X'), Err(BadGreeting::Magic));
+        assert_eq!(with(4, 2), Err(BadGreeting::Version { given: 2 }));
+        assert_eq!(with(9, 0), Err(BadGreeting::SlotBytes { given: 0 }));
+        assert_eq!(with(12, 7), Err(BadGreeting::Limit { given: 7 }));
+        assert_eq!(with(15, 1), Err(BadGreeting::Limit { given: 64 | 1 << 24 }));
+    }
+}

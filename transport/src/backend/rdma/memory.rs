@@ -1,0 +1,221 @@
+//! Which memory a device knows: pools' slabs, each registered once, when the first buffer of it is to travel.
+
+use super::verbs::{Device, Region, Verbs};
+use crate::pool::{BufferMut, Mapping, MappingHold, Segment};
+use std::collections::HashMap;
+use std::io;
+use thiserror::Error;
+
+/// The slabs that one device knows.
+///
+/// A slab is kept mapped as long as it is registered, also when its pool is gone: the device has its pages, and
+/// another mapping at the same address must not be taken for it. Slabs of pools that are gone altogether are let go of
+/// when another one is registered.
+#[derive(Debug)]
+pub(super) struct Memory {
+    device: Device,
+    /// The last slabs that were asked for, by the low bits of their number: what the data path looks at.
+    recent: [(u64, u32); RECENT],
+    registered: HashMap<u64, Registered>,
+}
+
+const RECENT: usize = 16;
+
+#[derive(Debug)]
+struct Registered {
+    region: Region,
+    bytes: usize,
+    hold: MappingHold,
+}
+
+/// What all devices of a wire may pin together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Budget {
+    pub(super) bytes_max: usize,
+    pub(super) pinned_bytes: usize,
+}
+
+/// Something whose memory a device is to touch.
+pub(super) trait Buffer {
+    fn mapping(&self) -> &Mapping;
+    fn hold(&self) -> MappingHold;
+}
+
+impl Buffer for Segment {
+    #[inline]
+    fn mapping(&self) -> &Mapping {
+        self.mapping()
+    }
+
+    fn hold(&self) -> MappingHold {
+        self.hold_mapping()
+    }
+}
+
+impl Buffer for BufferMut {
+    #[inline]
+    fn mapping(&self) -> &Mapping {
+        self.mapping()
+    }
+
+    fn hold(&self) -> MappingHold {
+        self.hold_mapping()
+    }
+}
+
+impl Memory {
+    pub(super) fn new(device: Device) -> Self {
+        Self { device, recent: [(u64::MAX, 0); RECENT], registered: HashMap::new() }
+    }
+
+    /// The key by which the device knows a buffer's memory; registers it, which takes a system call and pins it, the
+    /// first time.
+    #[inline]
+    pub(super) fn key(
+        &mut self,
+        buffer: &impl Buffer,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Result<u32, PinError> {
+        let number = buffer.mapping().number;
+        let (recent, key) = self.recent[number as usize % RECENT];
+        if recent == number {
+            return Ok(key);
+        }
+        self.region(buffer, verbs, budget).map(|region| region.key)
+    }
+
+    /// The same, as a region.
+    pub(super) fn region(
+        &mut self,
+        buffer: &impl Buffer,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Result<Region, PinError> {
+        let mapping = *buffer.mapping();
+        let region = match self.registered.get(&mapping.number) {
+            Some(known) => known.region,
+            None => self.register(&mapping, buffer.hold(), verbs, budget)?,
+        };
+        self.recent[mapping.number as usize % RECENT] = (mapping.number, region.key);
+        Ok(region)
+    }
+
+    #[cold]
+    fn register(
+        &mut self,
+        mapping: &Mapping,
+        hold: MappingHold,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Result<Region, PinError> {
+        self.forget_abandoned(verbs, budget);
+        let Mapping { number, address, bytes } = *mapping;
+        let Budget { bytes_max, pinned_bytes } = *budget;
+        if pinned_bytes.saturating_add(bytes) > bytes_max {
+            return Err(PinError::Budget { bytes, pinned_bytes, bytes_max });
+        }
+        // SAFETY: the hold keeps it mapped, and is dropped only after the region is gone.
+        let region = unsafe { verbs.register(self.device, address, bytes) }.map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::ENOMEM | libc::EAGAIN) => {
+                    PinError::Memlock { bytes, pinned_bytes, limit: memlock_limit(), error }
+                }
+                _ => PinError::System { bytes, error },
+            }
+        })?;
+        budget.pinned_bytes += bytes;
+        self.registered.insert(number, Registered { region, bytes, hold });
+        Ok(region)
+    }
+
+    /// Lets go of slabs that nobody has but this.
+    fn forget_abandoned(&mut self, verbs: &mut impl Verbs, budget: &mut Budget) {
+        let abandoned: Vec<u64> = self
+            .registered
+            .iter()
+            .filter(|(_, slab)| {
+                let of_pool =
+                    self.registered.values().filter(|other| other.hold.is_of_the_pool_of(&slab.hold));
+                slab.hold.are_the_last(of_pool.count())
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        for number in abandoned {
+            let Some(slab) = self.registered.remove(&number) else { continue };
+            self.recent[number as usize % RECENT] = (u64::MAX, 0);
+            match verbs.deregister(slab.region) {
+                Ok(()) => budget.pinned_bytes -= slab.bytes,
+                Err(error) => {
+                    tracing::warn!(%error, bytes = slab.bytes, "memory could not be deregistered; it stays pinned");
+                    // The device still has it, so it must stay what it is.
+                    std::mem::forget(slab.hold);
+                }
+            }
+        }
+    }
+}
+
+/// Why memory is not made known to a device.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PinError {
+    /// The configuration does not allow it.
+    #[error(
+        "{bytes} bytes more would have to be pinned for RDMA, and {pinned_bytes} of the {bytes_max} that \
+         pinned_bytes_max allows are: raise it, or lower receive_slots_max or the pools' bytes_max"
+    )]
+    Budget {
+        /// What was asked for.
+        bytes: usize,
+        /// What is pinned.
+        pinned_bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The system does not allow it.
+    #[error(
+        "the system lets this process pin no {bytes} bytes more for RDMA ({error}), after {pinned_bytes}; its limit \
+         (RLIMIT_MEMLOCK) is {limit}: raise it with ulimit -l, memlock in /etc/security/limits.conf, or \
+         LimitMEMLOCK= of the systemd unit"
+    )]
+    Memlock {
+        /// What was asked for.
+        bytes: usize,
+        /// What is pinned by this wire.
+        pinned_bytes: usize,
+        /// The limit, in words.
+        limit: String,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// Another error of the system.
+    #[error("registering {bytes} bytes for RDMA failed: {error}")]
+    System {
+        /// What was asked for.
+        bytes: usize,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+}
+
+impl From<PinError> for io::Error {
+    fn from(error: PinError) -> Self {
+        Self::new(io::ErrorKind::OutOfMemory, error)
+    }
+}
+
+/// `RLIMIT_MEMLOCK`, in words.
+fn memlock_limit() -> String {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the target is one `rlimit` of our own.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } != 0 {
+        return "unknown".to_owned();
+    }
+    match limit.rlim_cur {
+        libc::RLIM_INFINITY => "unlimited, so memory itself may be short".to_owned(),
+        bytes => format!("{bytes} bytes"),
+    }
+}

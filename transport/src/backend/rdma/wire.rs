@@ -1,0 +1,72 @@
+//! The wire as the rest of the library sees it: an engine over the real device.
+
+use super::engine::Engine;
+use super::verbs::Verbs;
+use super::verbs::real::RealVerbs;
+use super::{RdmaConfig, RdmaOpenError};
+use crate::backend::{Channel, ConnectError, ListenError, Listener, Listening, SendRefused, Wire, WireEvent};
+use crate::pool::{GatherList, Pool};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// One thread's channels and listeners over the RDMA devices of this machine.
+///
+/// Addresses have the form `host:port`, as on the TCP wire, of IP addresses that belong to RDMA devices: on RoCE and
+/// soft-RoCE those of the network interface beneath, on InfiniBand those of IPoIB. A host name is looked up by the
+/// system's resolver, which may block for seconds. Ports are the connection manager's: they are apart from TCP's.
+///
+/// It stays on the thread that opened it. Dropping it lets what was sent leave, for 200 ms at most, and ends all
+/// channels without events.
+#[derive(Debug)]
+pub struct RdmaWire {
+    engine: Engine<RealVerbs>,
+}
+
+impl RdmaWire {
+    /// Opens the connection manager. Devices are opened when a connection first needs them.
+    ///
+    /// # Errors
+    /// [`RdmaOpenError`]: a value that cannot work, or a machine without RDMA, with what is missing.
+    pub fn open(config: RdmaConfig) -> Result<Self, RdmaOpenError> {
+        config.validate()?;
+        Ok(Self { engine: Engine::new(RealVerbs::open()?, config) })
+    }
+
+    /// What a wait point has to watch: readable when there is something to poll for, once [`Wire::arm`] was called.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.engine.verbs.descriptor()
+    }
+}
+
+impl Wire for RdmaWire {
+    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        self.engine.listen(address)
+    }
+
+    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
+        self.engine.connect(address)
+    }
+
+    #[inline]
+    fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
+        self.engine.send(channel, gather)
+    }
+
+    fn close(&mut self, channel: Channel) {
+        self.engine.close(channel);
+    }
+
+    fn stop_listening(&mut self, listener: Listener) {
+        self.engine.stop_listening(listener);
+    }
+
+    #[inline]
+    fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+        self.engine.poll(pool, events)
+    }
+
+    fn arm(&mut self) -> io::Result<Option<Duration>> {
+        self.engine.arm()
+    }
+}

@@ -1,0 +1,111 @@
+//! `rdma`, between the RDMA devices whose addresses `UNDERLAY_RDMA_ADDRESSES` names.
+
+use crate::subject::{Subject, WireUnderTest};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use underlay::Wakeup;
+use underlay::backend::inproc::InprocWaitPoint;
+use underlay::backend::rdma::{RdmaConfig, RdmaWire};
+use underlay::backend::{
+    Channel, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire, WireEvent,
+};
+use underlay::pool::{GatherList, Pool};
+
+/// Two addresses with a comma, such as those of the machine that `ci/soft-roce` boots: `10.77.0.1,10.77.0.2`. They may
+/// be one and the same.
+const ADDRESSES: &str = "UNDERLAY_RDMA_ADDRESSES";
+
+pub(crate) struct Rdma {
+    hosts: Result<[String; 2], String>,
+}
+
+impl Subject for Rdma {
+    type Wire = RdmaEnd;
+    const NAME: &'static str = "rdma";
+    const PASSES_REFERENCES: bool = false;
+    const BAD_ADDRESSES: &'static [&'static str] =
+        &["", "127.0.0.1", "127.0.0.1:70000", ":7400", "::1:7400", "[::1:7400"];
+
+    fn new() -> Self {
+        let list = std::env::var(ADDRESSES).unwrap_or_default();
+        let hosts = match list.split(',').map(str::trim).collect::<Vec<_>>()[..] {
+            [left, right] if !left.is_empty() && !right.is_empty() => Ok([left, right].map(str::to_owned)),
+            _ => Err(format!("{ADDRESSES} does not name two addresses of RDMA devices (it is '{list}')")),
+        };
+        Self { hosts }
+    }
+
+    fn open(&self, _pool: &mut Pool) -> Result<RdmaEnd, String> {
+        self.hosts.clone()?;
+        // A send that finds no receive request is to break a test and not to hide.
+        let config = RdmaConfig { receiver_not_ready_retry_count: 0, ..RdmaConfig::default() };
+        let wire = RdmaWire::open(config).map_err(|error| error.to_string())?;
+        let wakeup = Arc::new(Wakeup::new().map_err(|error| error.to_string())?);
+        let mut wait = InprocWaitPoint::new(wakeup);
+        wait.watch(wire.descriptor()).map_err(|error| error.to_string())?;
+        Ok(RdmaEnd { wire, wait, bound: None })
+    }
+
+    fn addresses(&self) -> [String; 2] {
+        let [left, right] = self.hosts.clone().unwrap_or_default();
+        [format!("{right}:0"), format!("{left}:0")]
+    }
+
+    fn nobody(&self) -> String {
+        let [_, right] = self.hosts.clone().unwrap_or_default();
+        // Below what is given out for port 0, and nothing of ours listens there.
+        format!("{right}:1023")
+    }
+}
+
+/// The wire with its wait point.
+pub(crate) struct RdmaEnd {
+    wire: RdmaWire,
+    wait: InprocWaitPoint,
+    /// What the wire said of the next sleep.
+    bound: Option<Duration>,
+}
+
+impl WireUnderTest for RdmaEnd {
+    fn about_to_sleep(&mut self) {
+        self.bound = self.wire.arm().expect("the devices can be armed");
+    }
+}
+
+impl Wire for RdmaEnd {
+    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        self.wire.listen(address)
+    }
+
+    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
+        self.wire.connect(address)
+    }
+
+    fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
+        self.wire.send(channel, gather)
+    }
+
+    fn close(&mut self, channel: Channel) {
+        self.wire.close(channel);
+    }
+
+    fn stop_listening(&mut self, listener: Listener) {
+        self.wire.stop_listening(listener);
+    }
+
+    fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+        self.wire.poll(pool, events)
+    }
+}
+
+impl WaitPoint for RdmaEnd {
+    fn watch(&mut self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.wait.watch(descriptor)
+    }
+
+    fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.wait.sleep([timeout, self.bound.take()].into_iter().flatten().min())
+    }
+}

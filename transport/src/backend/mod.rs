@@ -21,6 +21,7 @@
 
 mod host_port;
 pub mod inproc;
+mod raw_address;
 pub mod rdma;
 mod slots;
 pub mod tcp;

@@ -107,16 +107,25 @@ pub enum RdmaOpenError {
     /// A value of the configuration cannot work.
     #[error(transparent)]
     Config(#[from] RdmaConfigError),
-    /// The connection manager cannot be used.
-    #[error("{reason}: {error}")]
-    ConnectionManager {
-        /// What is missing, and what to do.
-        reason: &'static str,
-        /// What the system said.
-        #[source]
-        error: io::Error,
-    },
+    /// The kernel's part of the connection manager is not there.
+    #[error(
+        "there is no {RDMA_CM_FILE}: load the kernel's modules with `modprobe -a rdma_cm rdma_ucm ib_uverbs`; \
+         in a container, pass the device files in /dev/infiniband to it"
+    )]
+    NoConnectionManager,
+    /// It is there, and not for this user.
+    #[error(
+        "no permission to read and write {RDMA_CM_FILE}: as a rule it is open to everybody (mode 0666); \
+         in a container, allow the character devices in /dev/infiniband"
+    )]
+    Forbidden,
+    /// The connection manager cannot be used, for what the system said.
+    #[error("the RDMA connection manager cannot be used: {0}")]
+    System(#[source] io::Error),
 }
+
+/// Through which processes talk to the connection manager in the kernel.
+pub(super) const RDMA_CM_FILE: &str = "/dev/infiniband/rdma_cm";
 
 #[cfg(all(test, not(loom)))]
 mod tests {

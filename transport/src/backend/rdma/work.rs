@@ -90,8 +90,9 @@ mod tests {
                 let work = Work::decode(Work::new(kind, channel, position).encode()).unwrap();
                 prop_assert_eq!((work.kind, work.position), (kind, position as u16));
                 prop_assert!(work.is_of(channel));
-                prop_assert!(!work.is_of(Channel { generation: generation.wrapping_add(1), ..channel }));
-                prop_assert!(!work.is_of(Channel { slot: slot ^ 1, ..channel }));
+                let later = Channel { generation: generation.wrapping_add(1), ..channel };
+                let beside = Channel { slot: slot ^ 1, ..channel };
+                prop_assert!(!work.is_of(later) && !work.is_of(beside));
             }
         }
     }

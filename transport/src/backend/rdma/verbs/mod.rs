@@ -20,6 +20,10 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+/// The most bytes that can go with a request to connect, of what the connection manager leaves for it in the TCP port
+/// space (`rdma_connect(3)`).
+pub(super) const GREETING_BYTES_MAX: usize = 56;
+
 /// The most bytes that can go with a rejection (`rdma_reject(3)`).
 pub(super) const REJECTION_BYTES_MAX: usize = 148;
 

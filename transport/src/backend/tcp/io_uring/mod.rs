@@ -18,13 +18,13 @@ mod probe;
 mod provided;
 mod ring;
 
+use super::super::raw_address::RawAddress;
 use super::super::{
     Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire,
     WireEvent,
 };
 use super::accept::AcceptState;
 use super::outgoing::Outgoing;
-use super::socket::RawAddress;
 use super::token::{Operation, Token};
 use super::{OpenError, TcpConfig};
 use crate::backend::slots::Slots;

@@ -237,6 +237,12 @@ impl Pool {
         Ok(body)
     }
 
+    /// The most bytes that are mapped, as it was configured.
+    #[cfg(feature = "rdma")]
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.config.bytes_max
+    }
+
     /// What this pool has done so far.
     pub fn stats(&self) -> PoolStats {
         let shared = self.shared();

@@ -72,13 +72,17 @@ impl<W: WireUnderTest> Bench<W> {
     }
 
     /// Polls until `done`, and fails with `what` if that does not come.
-    pub(crate) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, done: impl FnMut(&mut Self) -> bool) {
+        self.wait(what, self.patience, done);
+    }
+
+    fn wait(&mut self, what: &str, patience: Patience, mut done: impl FnMut(&mut Self) -> bool) {
         let begin = Instant::now();
         for round in 0.. {
             if done(self) {
                 return;
             }
-            let is_patient = round < self.patience.rounds || begin.elapsed() < self.patience.time;
+            let is_patient = round < patience.rounds || begin.elapsed() < patience.time;
             assert!(is_patient, "waited in vain: {what}");
             self.poll();
             std::thread::yield_now();
@@ -102,11 +106,12 @@ impl<W: WireUnderTest> Bench<W> {
         self.right_listening.get_or_insert_with(|| right.wire.listen(&site.right_address).unwrap()).clone()
     }
 
-    /// A new channel from left to right: its names at both ends.
+    /// A new channel from left to right: its names at both ends. What it takes is no case's business, so there is
+    /// always patience for it.
     pub(crate) fn connect(&mut self) -> (Channel, Channel) {
         let address = self.listening().address;
         let near = self.left.connect(&address);
-        self.until("a channel to the right end", |bench| {
+        self.wait("a channel to the right end", GENEROUS, |bench| {
             bench.left.record(near).is_open && !bench.right.accepted.is_empty()
         });
         (near, self.right.accepted.pop_front().unwrap().1)
@@ -119,7 +124,7 @@ impl<W: WireUnderTest> Bench<W> {
         let listening = &mut self.third_listening;
         let listening = listening.get_or_insert_with(|| third.wire.listen(&site.third_address).unwrap());
         let near = self.left.connect(&listening.address);
-        self.until("a channel to the third end", |bench| {
+        self.wait("a channel to the third end", GENEROUS, |bench| {
             bench.third().poll();
             bench.left.record(near).is_open && !bench.third().accepted.is_empty()
         });

@@ -18,12 +18,13 @@ pub struct RdmaConfig {
     /// The device that must be used, by its name in `ibv_devices(1)`: a connection that would go over another is
     /// refused. Default `None`: any.
     pub device: Option<String>,
-    /// The most receive requests that are posted on a device for all its connections together. Default 2,048. Each
-    /// pins 17 KiB, from when connections need it: every connection is promised from 8 to `window_max` of them, so
-    /// an eighth of this is the most connections that a device takes.
+    /// The most receive requests that are posted on a device for all its connections together. Default 2,048, and
+    /// never more than fill half of the pool. Each pins 17 KiB, from when connections need it. Every connection is
+    /// promised 8 of them, and those that use these up share the other half: so a sixteenth of this is the most
+    /// connections that a device takes.
     pub receive_slots_max: u32,
     /// The most sends that a peer may have on their way to this end, on one connection: 8 to 1,024. Default 64, of
-    /// 16 KiB each: a megabyte.
+    /// 16 KiB each: a megabyte. It starts with 8, and more are promised as they are used.
     pub window_max: u32,
     /// The work requests that a connection's send queue holds: 16 to 4,096. Default 128. Cut to what the device has.
     pub sends_max: u32,

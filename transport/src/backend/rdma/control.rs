@@ -1,6 +1,6 @@
 //! The control path: how channels and listeners come up and go down.
 
-use super::credit::{Outgoing, Shares, WINDOW_MIN};
+use super::credit::{Outgoing, Shares, WINDOW_MIN, connections_max};
 use super::engine::{DeviceState, Engine, Link, Owner, Phase, State};
 use super::greeting::Greeting;
 use super::memory::Memory;
@@ -17,10 +17,12 @@ use crate::backend::{
 use crate::pool::Pool;
 use std::io;
 use std::net::SocketAddr;
-use std::vec;
 
 /// The most parts of one send. Frames have few; the rest of a long list goes into the next send.
 const PARTS_MAX: u32 = 8;
+
+/// One such part of its pool may a device fill with receive requests.
+const POOL_PARTS: usize = 2;
 
 /// Reads in flight on one connection, each way, as far as the devices allow.
 const READS_MAX: u32 = 16;
@@ -344,20 +346,17 @@ impl<V: Verbs> Engine<V> {
         identifier: Identifier,
         pool: &mut Pool,
     ) -> io::Result<Box<Link>> {
-        let place = self.device_of(identifier)?;
+        let place = self.device_of(identifier, pool)?;
         let state = &mut self.devices[place];
-        let (name, depth) = (&state.limits.name, self.config.receive_slots_max);
-        if state.queue_pairs.len() >= state.queue_pairs_max {
+        if !state.shares.has_room() || state.queue_pairs.len() >= state.queue_pairs_max {
             return Err(io::Error::other(format!(
-                "the RDMA device '{name}' has {} connections, which is its limit here",
-                state.queue_pairs_max
-            )));
-        }
-        if !state.shares.has_room() {
-            return Err(io::Error::other(format!(
-                "all {depth} receive requests of the RDMA device '{name}' are promised to its {} connections, at \
-                 least {WINDOW_MIN} each: raise rdma receive_slots_max",
-                state.queue_pairs.len()
+                "the RDMA device '{}' has {} connections, which is its limit here: raise rdma receive_slots_max ({}), \
+                 pool bytes_max ({}), or lower rdma sends_max ({}) if the device has too few completions",
+                state.limits.name,
+                state.queue_pairs.len(),
+                self.config.receive_slots_max,
+                pool.bytes_max(),
+                self.config.sends_max,
             )));
         }
         state.receives.grow(state.shares.wanted() as usize);
@@ -397,18 +396,25 @@ impl<V: Verbs> Engine<V> {
     }
 
     /// The place of an identifier's device, which is made ready the first time.
-    fn device_of(&mut self, identifier: Identifier) -> io::Result<usize> {
+    fn device_of(&mut self, identifier: Identifier, pool: &Pool) -> io::Result<usize> {
         let limits = self.verbs.limits(identifier)?;
-        let receives = self.config.receive_slots_max.min(limits.receives_max);
+        let affordable = pool.bytes_max() / POOL_PARTS / SLOT_BYTES as usize;
+        let receives =
+            (affordable.min(self.config.receive_slots_max as usize) as u32).min(limits.receives_max);
         if receives < WINDOW_MIN || limits.receive_parts_max < receives::PARTS {
             return Err(io::Error::other(format!(
-                "the RDMA device '{}' has no shared receive queues, which this wire needs",
-                limits.name
+                "the RDMA device '{}' has {receives} receive requests for this wire, which needs {WINDOW_MIN} or more, of {} \
+                 parts each, in a queue that connections share (it has {} parts): raise pool bytes_max ({}), or use \
+                 another device",
+                limits.name,
+                receives::PARTS,
+                limits.receive_parts_max,
+                pool.bytes_max(),
             )));
         }
         let sends = self.config.sends_max.min(limits.sends_max);
         // A completion that finds no room is lost, so there is room for all: in error every request has one.
-        let connections = limits.queue_pairs_max.min(receives / WINDOW_MIN);
+        let connections = limits.queue_pairs_max.min(connections_max(receives));
         let completions =
             receives.saturating_add(sends.saturating_mul(connections)).min(limits.completions_max);
         let queue_pairs_max = (completions.saturating_sub(receives) / sends).min(connections) as usize;
@@ -570,9 +576,6 @@ impl<V: Verbs> Engine<V> {
             let device = &mut self.devices[link.device];
             device.queue_pairs.remove(&link.queue_pair.number);
             device.shares.leave(&link.incoming);
-            // The others may have more now.
-            let others: vec::Vec<Channel> = device.queue_pairs.values().copied().collect();
-            others.into_iter().for_each(|other| self.make_busy(other));
         }
     }
 }

@@ -11,7 +11,10 @@
 //! third is for what cannot be thought of.
 //!
 //! The receive requests are those of a queue that all connections of a device share. What was promised and is not used
-//! yet, over all of them, never exceeds what is posted there ([`Shares`]).
+//! yet, over all of them, never exceeds what is posted there ([`Shares`]). A promise cannot be taken back, so half of
+//! the queue is kept for what every connection is promised, those that are yet to come among them; the other half goes
+//! to those that use up what they have. A connection's window starts at [`WINDOW_MIN`] and doubles when the peer has
+//! used half of it before it was told of more.
 
 /// Receive requests of the peer's that only a send without content takes.
 const RESERVED: u32 = 3;
@@ -83,46 +86,59 @@ pub(super) struct BadLimit {
 pub(super) struct Incoming {
     received: u32,
     told: u32,
+    /// How much it is to be promised.
+    window: u32,
 }
 
 /// The receive requests of one device and what was promised of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shares {
-    /// The most that there may be.
-    depth: u32,
     /// The most for one connection.
-    window: u32,
+    window_max: u32,
+    connections_max: u32,
+    /// The most that may be promised beyond [`WINDOW_MIN`] for each connection.
+    extra_max: u32,
     /// Posted, and not used.
     posted: u32,
     /// Promised, and not used.
     promised: u32,
+    /// What of that is beyond [`WINDOW_MIN`] for a connection.
+    extra: u32,
     connections: u32,
 }
 
 impl Shares {
     /// # Panics
-    /// Not with a configuration that was checked: `window` is between [`WINDOW_MIN`] and [`WINDOW_LIMIT`].
-    pub(super) fn new(depth: u32, window: u32) -> Self {
-        debug_assert!((WINDOW_MIN..=WINDOW_LIMIT).contains(&window));
-        Self { depth, window, posted: 0, promised: 0, connections: 0 }
+    /// Not with a configuration that was checked: `window_max` is between [`WINDOW_MIN`] and [`WINDOW_LIMIT`], and
+    /// `depth` at least [`WINDOW_MIN`].
+    pub(super) fn new(depth: u32, window_max: u32) -> Self {
+        debug_assert!((WINDOW_MIN..=WINDOW_LIMIT).contains(&window_max) && depth >= WINDOW_MIN);
+        let connections_max = connections_max(depth);
+        Self {
+            window_max,
+            connections_max,
+            extra_max: depth - connections_max * WINDOW_MIN,
+            posted: 0,
+            promised: 0,
+            extra: 0,
+            connections: 0,
+        }
     }
 
     /// Whether one more connection can be promised [`WINDOW_MIN`].
     pub(super) fn has_room(&self) -> bool {
-        self.promised + WINDOW_MIN <= self.depth
+        self.connections < self.connections_max
     }
 
-    /// How many receive requests a connection is promised when all have their share.
-    fn share(&self) -> u32 {
-        (self.depth / self.connections.max(1)).clamp(WINDOW_MIN, self.window)
+    /// The most for each connection when there are so many, and all use what they have.
+    fn share(&self, connections: u32) -> u32 {
+        WINDOW_MIN + (self.extra_max / connections.max(1)).min(self.window_max - WINDOW_MIN)
     }
 
-    /// How many have to be posted so that one more connection can be promised its share; or what is left, if that is
-    /// less, and at least [`WINDOW_MIN`].
+    /// How many have to be posted so that one more connection has its share.
     pub(super) fn wanted(&self) -> u32 {
-        let next = Self { connections: self.connections + 1, ..*self };
-        let share = next.share().min(self.depth.saturating_sub(self.promised)).max(WINDOW_MIN);
-        (self.promised + share).min(self.depth)
+        let connections = self.connections + 1;
+        (connections * self.share(connections)).max(self.promised + WINDOW_MIN)
     }
 
     /// Receive requests were posted.
@@ -139,19 +155,18 @@ impl Shares {
 
     /// A new connection, with what it is promised: `None` if too few are posted.
     pub(super) fn join(&mut self) -> Option<Incoming> {
-        let free = self.posted.saturating_sub(self.promised);
-        if free < WINDOW_MIN {
+        if self.free() < WINDOW_MIN {
             return None;
         }
         self.connections += 1;
-        let told = self.share().min(free);
-        self.promised += told;
-        Some(Incoming { received: 0, told })
+        self.promised += WINDOW_MIN;
+        Some(Incoming { received: 0, told: WINDOW_MIN, window: WINDOW_MIN })
     }
 
-    /// A connection is gone, and its receive requests are free. True if others may be promised more now.
+    /// A connection is gone, and its receive requests are free.
     pub(super) fn leave(&mut self, incoming: &Incoming) {
         self.promised -= incoming.outstanding();
+        self.extra -= incoming.extra();
         self.connections -= 1;
     }
 
@@ -162,8 +177,9 @@ impl Shares {
         if incoming.outstanding() == 0 {
             return Err(Overrun { told: incoming.told });
         }
-        incoming.received = incoming.received.wrapping_add(1);
+        self.extra -= u32::from(incoming.extra() > 0);
         self.promised -= 1;
+        incoming.received = incoming.received.wrapping_add(1);
         Ok(())
     }
 
@@ -171,21 +187,42 @@ impl Shares {
     /// nothing more to promise.
     #[inline]
     pub(super) fn promise(&mut self, incoming: &mut Incoming) -> u32 {
-        let outstanding = incoming.outstanding();
-        let free = self.posted.saturating_sub(self.promised);
-        let more = self.share().saturating_sub(outstanding).min(free);
+        if incoming.outstanding() <= incoming.window / 2 {
+            incoming.window = incoming.window.saturating_mul(2);
+        }
+        incoming.window = incoming.window.min(self.share(self.connections));
+        let more = self.reachable(incoming).saturating_sub(incoming.outstanding()).min(self.free());
+        self.extra -= incoming.extra();
         incoming.told = incoming.told.wrapping_add(more);
+        self.extra += incoming.extra();
         self.promised += more;
         incoming.told
     }
 
-    /// Whether the peer should be told by a send of its own: half of its share could be promised anew.
+    /// Whether the peer should be told by a send of its own: it has used half of what it can be promised, and that can
+    /// be promised anew.
     #[inline]
     pub(super) fn is_news(&self, incoming: &Incoming) -> bool {
-        let share = self.share();
-        let free = self.posted.saturating_sub(self.promised);
-        share.saturating_sub(incoming.outstanding()).min(free) >= share.div_ceil(2)
+        let reachable = self.reachable(incoming);
+        reachable.saturating_sub(incoming.outstanding()).min(self.free()) >= reachable.div_ceil(2)
     }
+
+    /// Posted, and not promised.
+    #[inline]
+    fn free(&self) -> u32 {
+        self.posted.saturating_sub(self.promised)
+    }
+
+    /// The window of a connection, or as much of it as others have left.
+    #[inline]
+    fn reachable(&self, incoming: &Incoming) -> u32 {
+        incoming.window.min(WINDOW_MIN + incoming.extra() + self.extra_max - self.extra)
+    }
+}
+
+/// The most connections among which so many receive requests are shared.
+pub(super) fn connections_max(depth: u32) -> u32 {
+    (depth / (2 * WINDOW_MIN)).max(1)
 }
 
 impl Incoming {
@@ -193,6 +230,12 @@ impl Incoming {
     #[inline]
     pub(super) fn outstanding(&self) -> u32 {
         self.told.wrapping_sub(self.received)
+    }
+
+    /// What of that is beyond what every connection is promised.
+    #[inline]
+    fn extra(&self) -> u32 {
+        self.outstanding().saturating_sub(WINDOW_MIN)
     }
 
     /// What the peer is told when the connection comes up.
@@ -239,30 +282,52 @@ mod tests {
 
     #[test]
     fn connections_share_what_is_posted() {
+        // Four connections at most, and 32 beyond what each of them is promised.
         let mut shares = Shares::new(64, 32);
-        assert_eq!(shares.wanted(), 32);
-        assert_eq!(shares.join(), None);
-        shares.posted(32);
-        let mut first = shares.join().unwrap();
-        assert_eq!(first.told(), 32);
-        assert_eq!(shares.wanted(), 64);
-        shares.posted(32);
-        let second = shares.join().unwrap();
-        assert_eq!(second.told(), 32);
-        assert!(!shares.has_room());
-        // The first one's share becomes smaller as it uses what it was promised.
-        for _ in 0..20 {
-            shares.received(&mut first).unwrap();
+        assert_eq!((shares.wanted(), shares.join()), (32, None));
+        shares.posted(64);
+        let mut busy = shares.join().unwrap();
+        assert_eq!((busy.told(), shares.is_news(&busy)), (8, false));
+        // Whoever uses up what it has is promised more, up to its share.
+        let mut told = Vec::new();
+        for _ in 0..4 {
+            for _ in 0..busy.outstanding() {
+                shares.received(&mut busy).unwrap();
+            }
+            assert!(shares.is_news(&busy));
+            told.push(shares.promise(&mut busy) - busy.received);
+            shares.posted(64 - shares.posted);
         }
-        shares.posted(20);
-        let third = shares.join().unwrap();
-        assert_eq!(third.told(), 20);
-        assert_eq!(shares.promise(&mut first), 32);
-        shares.leave(&third);
-        assert!(shares.is_news(&first));
-        assert_eq!(shares.promise(&mut first), 52);
-        shares.leave(&second);
+        assert_eq!(told, [16, 32, 32, 32]);
+        // Nobody can take what is kept for others.
+        let idle: Vec<Incoming> = (0..3).map(|_| shares.join().unwrap()).collect();
+        assert!(!shares.has_room());
+        assert!(idle.iter().all(|idle| idle.outstanding() == 8));
+        assert_eq!((shares.posted, shares.promised, shares.extra), (64, 56, 24));
+        // As the connection uses what it was promised, its share is that of one among four.
+        for _ in 0..30 {
+            shares.received(&mut busy).unwrap();
+        }
+        shares.posted(30);
+        shares.promise(&mut busy);
+        assert_eq!(busy.outstanding(), 16);
+        shares.leave(&busy);
         assert!(shares.has_room());
+        idle.iter().for_each(|idle| shares.leave(idle));
+        assert_eq!((shares.promised, shares.extra, shares.connections), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_peer_that_asks_and_waits_is_promised_no_more_than_all_others() {
+        let mut shares = Shares::new(64, 32);
+        shares.posted(64);
+        let mut incoming = shares.join().unwrap();
+        for _ in 0..100 {
+            shares.received(&mut incoming).unwrap();
+            shares.posted(1);
+            shares.promise(&mut incoming);
+            assert_eq!(incoming.outstanding(), WINDOW_MIN);
+        }
     }
 
     #[test]
@@ -356,11 +421,10 @@ mod tests {
             let mut wires = [VecDeque::new(), VecDeque::new()];
             let mut step = |(at, what, count): (usize, u8, u32)| match what {
                 0 => ends[at].send(&mut wires[at], count),
-                1 => (0..count).for_each(|_| {
-                    if let Some(message) = wires[1 - at].pop_front() {
-                        ends[at].receive(message);
-                    }
-                }),
+                1 => {
+                    let count = wires[1 - at].len().min(count as usize);
+                    wires[1 - at].drain(..count).for_each(|message| ends[at].receive(message));
+                }
                 _ => ends[at].post(count),
             };
             steps.into_iter().for_each(&mut step);

@@ -23,7 +23,8 @@ impl<V: Verbs> Engine<V> {
             return Err(SendRefused::InFlight);
         }
         if gather.is_empty() {
-            self.events.push(WireEvent::Sent { channel });
+            link.sending.end(Flight::Done);
+            self.make_busy(channel);
             return Ok(());
         }
         link.sending.begin(gather);
@@ -95,10 +96,11 @@ impl<V: Verbs> Engine<V> {
             link.outgoing.sent(1);
             link.sending.posted(plan);
         }
+        drop(requests);
         if !link.sending.has_more() {
             if is_done_at_once {
-                link.sending.end();
-                self.events.push(WireEvent::Sent { channel });
+                link.sending.end(Flight::Done);
+                self.make_busy(channel);
             } else {
                 link.sending.flight = Flight::Posted(link.queue.last_position());
             }
@@ -192,11 +194,11 @@ impl<V: Verbs> Engine<V> {
         let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
         match link.sending.flight {
             Flight::Posted(position) if link.queue.is_done(position) => {
-                link.sending.end();
+                link.sending.end(Flight::Idle);
                 self.events.push(WireEvent::Sent { channel });
             }
             Flight::Waiting => self.make_busy(channel),
-            Flight::Posted(_) | Flight::Idle => {}
+            Flight::Posted(_) | Flight::Done | Flight::Idle => {}
         }
     }
 

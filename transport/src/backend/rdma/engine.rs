@@ -4,7 +4,7 @@ use super::config::RdmaConfig;
 use super::credit::{Incoming, Outgoing, Shares};
 use super::memory::{Budget, Memory};
 use super::receives::{PostError, Receives};
-use super::sending::{SendQueue, Sending};
+use super::sending::{Flight, SendQueue, Sending};
 use super::verbs::{Completion, Device, DeviceLimits, Event, Identifier, Part, QueuePair, Verbs};
 use crate::backend::slots::Slots;
 use crate::backend::{Channel, ChannelEnd, Listener, Path, WireEvent};
@@ -233,6 +233,10 @@ impl<V: Verbs> Engine<V> {
         for channel in busy.drain(..) {
             if let Some(State { link: Some(link), .. }) = self.channels.at(channel) {
                 link.is_busy = false;
+                if link.sending.flight == Flight::Done {
+                    link.sending.flight = Flight::Idle;
+                    self.events.push(WireEvent::Sent { channel });
+                }
             }
             self.send_more(channel);
             self.tell_credit(channel);

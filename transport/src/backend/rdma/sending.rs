@@ -98,6 +98,8 @@ pub(super) enum Flight {
     Waiting,
     /// All of it is posted, and done when the request at this position is.
     Posted(u32),
+    /// The device needs it no more, and the next poll says so.
+    Done,
 }
 
 /// One send, before it is a work request.
@@ -128,11 +130,11 @@ impl Sending {
         self.flight = Flight::Waiting;
     }
 
-    /// Lets go of everything.
-    pub(super) fn end(&mut self) {
+    /// Lets go of everything, and stands there then.
+    pub(super) fn end(&mut self, flight: Flight) {
         self.segments.clear();
         self.unposted_bytes = 0;
-        self.flight = Flight::Idle;
+        self.flight = flight;
     }
 
     /// Whether a byte is posted already.

@@ -11,7 +11,7 @@ use underlay::backend::rdma::{RdmaConfig, RdmaWire};
 use underlay::backend::{
     Channel, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire, WireEvent,
 };
-use underlay::pool::{GatherList, Pool};
+use underlay::pool::{GatherList, Pool, PoolConfig};
 
 /// Two addresses with a comma, such as those of the machine that `ci/soft-roce` boots: `10.77.0.1,10.77.0.2`. They may
 /// be one and the same.
@@ -57,6 +57,11 @@ impl Subject for Rdma {
         let [_, right] = self.hosts.clone().unwrap_or_default();
         // Below what is given out for port 0, and nothing of ours listens there.
         format!("{right}:1023")
+    }
+
+    /// Half of it is for receive requests, of which 24 connections have 16 of 17 KiB each.
+    fn pool(&self) -> PoolConfig {
+        PoolConfig { bytes_max: 16 << 20, slab_bytes: 64 << 10, huge_pages: false }
     }
 }
 

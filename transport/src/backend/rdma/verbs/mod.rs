@@ -10,6 +10,8 @@
 //!
 //! Nothing here blocks. Errors are the system's: `errno` as [`io::Error`].
 
+#[cfg(all(test, not(loom)))]
+pub(super) mod fake;
 mod status;
 
 pub(super) use status::Status;
@@ -343,11 +345,7 @@ pub(super) trait Verbs {
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32>;
 
     /// Makes the queue pair of an identifier, reliably connected, on the queues of its device.
-    fn create_queue_pair(
-        &mut self,
-        identifier: Identifier,
-        sizes: &QueuePairSizes,
-    ) -> io::Result<QueuePair>;
+    fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair>;
 
     /// Makes memory known to a device: for local access, and for windows to be bound to it. Pins it.
     ///

@@ -82,7 +82,7 @@ pub(super) fn length(parts: &[Part]) -> u64 {
 /// # Safety
 /// They must be mapped.
 pub(super) unsafe fn gather(parts: &[Part]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(length(parts) as usize);
+    let mut bytes = Vec::<u8>::with_capacity(length(parts) as usize);
     for part in parts.iter().filter(|part| part.bytes > 0) {
         let length = part.bytes as usize;
         bytes.reserve(length);

@@ -5,8 +5,10 @@
 //! the event (`ucma_process_conn_resp`), and only then the accepting end is told; the end that disconnects has an
 //! event itself once its peer has disconnected or destroyed, too.
 
-use super::super::{ConnectParameters, Event, Identifier, PrivateData, REJECTION_BYTES_MAX};
-use super::state::{Connection, Key, Port, QueuePairStage, State, errno};
+use super::super::{
+    ConnectParameters, Event, GREETING_BYTES_MAX, Identifier, PrivateData, REJECTION_BYTES_MAX,
+};
+use super::state::{Connection, Key, Port, QueuePairStage, State, WindowState, errno};
 use std::io;
 use std::net::SocketAddr;
 
@@ -117,6 +119,7 @@ impl State {
         Ok(key)
     }
 
+    /// Begins to connect, to an address that nobody may have.
     pub(super) fn resolve(
         &mut self,
         end: usize,
@@ -154,11 +157,17 @@ impl State {
         parameters: &ConnectParameters,
         greeting: &[u8],
     ) -> io::Result<()> {
+        if greeting.len() > GREETING_BYTES_MAX {
+            return Err(errno(libc::EINVAL));
+        }
         let greeting = padded(greeting, PrivateData::new().capacity())?;
         self.check_parameters(key, parameters)?;
         self.advance(key, Stage::Requested, Stage::Accepted)?;
         let connection = self.connections.get_mut(&key).expect("it moved on");
-        connection.parameters = Some(*parameters);
+        // How often packets are sent again is chosen by the end that connects, for both (`cm_req_get_retry_count` of
+        // the kernel's `cm.c`); how often a send is that finds no receive request, by whoever should have had one.
+        let retry_count = connection.parameters.map_or(0, |asked| asked.retry_count);
+        connection.parameters = Some(ConnectParameters { retry_count, ..*parameters });
         connection.queue_pair.as_mut().expect("checked").stage = QueuePairStage::Ready;
         let to = connection.peer.expect("a request has a peer");
         self.messages.push_back(Message::Reply { to, greeting });
@@ -204,6 +213,7 @@ impl State {
 
     pub(super) fn destroy(&mut self, key: Key) {
         let Some(connection) = self.connections.remove(&key) else { return };
+        self.forget_queue_pair(key, &connection);
         let end = &mut self.ends[connection.end];
         end.identifiers[connection.identifier.0 as usize] = None;
         let mut unseen = Vec::new();
@@ -227,6 +237,23 @@ impl State {
             if let Ok(key) = self.key(connection.end, identifier) {
                 self.destroy(key);
             }
+        }
+    }
+
+    /// What goes with a queue pair beyond what it had posted.
+    fn forget_queue_pair(&mut self, key: Key, connection: &Connection) {
+        let Some(queue_pair) = &connection.queue_pair else { return };
+        let end = connection.end;
+        let is_open = |window: &&WindowState| window.open.as_ref().is_some_and(|open| open.connection == key);
+        for window in self.ends[end].windows.values().filter(is_open) {
+            // On `rxe` it waits for the window, and in vain (`rxe_do_bind_mw` holds the queue pair).
+            self.misuses.push(format!(
+                "end {end} destroyed a queue pair with an open window (key {:#x})",
+                window.key
+            ));
+        }
+        if self.port(connection).is_some_and(|port| port.kind.forgets_completions) {
+            self.ends[end].contexts[queue_pair.device as usize].forget_completions(queue_pair.number);
         }
     }
 

@@ -96,6 +96,32 @@ impl FakeNetwork {
         });
     }
 
+    /// Carries out nothing more of a queue pair's requests, as on a network that is busy, until
+    /// [`FakeNetwork::release_sends`]; failing flushes them all the same.
+    pub(in crate::backend::rdma) fn hold_sends(&self, end: EndName, identifier: Identifier) {
+        self.set_held(end, identifier, true);
+    }
+
+    pub(in crate::backend::rdma) fn release_sends(&self, end: EndName, identifier: Identifier) {
+        self.set_held(end, identifier, false);
+    }
+
+    fn set_held(&self, end: EndName, identifier: Identifier, is_held: bool) {
+        self.change(|state| {
+            let key = state.key(end.0, identifier).expect("an identifier of this end");
+            let connection = state.connections.get_mut(&key).expect("it has a name");
+            connection.queue_pair.as_mut().expect("a queue pair").is_held = is_held;
+        });
+    }
+
+    /// Gives up a connection that waits for its peer's answer, as happens when none comes for a long time.
+    pub(in crate::backend::rdma) fn time_out(&self, end: EndName, identifier: Identifier) {
+        self.change(|state| {
+            let key = state.key(end.0, identifier).expect("an identifier of this end");
+            state.not_connected(key, libc::ETIMEDOUT);
+        });
+    }
+
     /// Takes a link down or up, at all ends that share its address.
     pub(in crate::backend::rdma) fn set_link(&self, address: &str, is_up: bool) {
         let address: IpAddr = address.parse().expect("an IP address");

@@ -12,13 +12,20 @@ pub(in crate::backend::rdma) enum Fault {
     ReceivesRefused { after: usize },
     /// The next request that is carried out fails with this status.
     CompletionFails(Status),
+    /// The next completion finds its queue full: it is lost, and with it each queue pair of the device, as their
+    /// completions can be told no more. What was in the queue can still be taken, then taking fails with `EIO`.
+    CompletionsOverflow,
+    /// Taking completions fails with this error, and loses none.
+    TakeCompletionsFails(i32),
     /// The next completion that should wake an armed end does not.
     NotificationLost,
     /// Registering memory fails with this error (`ENOMEM`: the limit of locked memory).
     RegisterFails(i32),
-    /// Making a queue pair does.
+    /// Deregistering memory fails with this error, and changes nothing.
+    DeregisterFails(i32),
+    /// Making a queue pair fails with this error.
     CreateQueuePairFails(i32),
-    /// Opening a device does.
+    /// Opening a device fails with this error.
     DeviceFails(i32),
     /// The next queue pair has room for fewer inline bytes than it was asked for.
     InlineSmaller { bytes: u32 },
@@ -26,6 +33,15 @@ pub(in crate::backend::rdma) enum Fault {
     WindowFails(i32),
     /// Listening, resolving or connecting fails at once with this error.
     ConnectionManagerFails(i32),
+    /// Resolving an address ends in [`Event::Failed`](super::super::Event::Failed) with this error: `EHOSTUNREACH`,
+    /// `ETIMEDOUT`.
+    AddressFails(i32),
+    /// Resolving a route does: `ETIMEDOUT`.
+    RouteFails(i32),
+    /// Asking the peer does, which never learns of it: `ETIMEDOUT`.
+    ConnectFails(i32),
+    /// The request is rejected with this status on its way, and without a reason: 10 is a stale connection.
+    ConnectRejected(i32),
 }
 
 impl State {

@@ -19,6 +19,9 @@ const REMOTE_INVALID: Status = Status(9);
 const REMOTE_OPERATION: Status = Status(11);
 const NOT_READY: Status = Status(13);
 
+/// What is in a completion that says nothing there, for those who look all the same.
+const MEANINGLESS: u32 = 0xDBDB_DBDB;
+
 /// Again and again, for ever.
 const RETRIES_ENDLESS: u8 = 7;
 
@@ -41,12 +44,13 @@ impl State {
         let end = self.connections[&key].end;
         let refused_at = self.refused_at(end, key, requests.len());
         for (count, request) in requests.iter().enumerate() {
+            let is_known = self.is_known(end, key, &request.operation);
             let queue_pair =
                 self.connections.get_mut(&key).and_then(|connection| connection.queue_pair.as_mut());
             let checked = match queue_pair {
                 _ if refused_at == Some(count) => Err(errno(libc::ENOMEM)),
-                None => Err(errno(libc::EINVAL)),
-                Some(queue_pair) => queue_pair.check(request).map(|()| queue_pair),
+                Some(queue_pair) if is_known => queue_pair.check(request).map(|()| queue_pair),
+                _ => Err(errno(libc::EINVAL)),
             };
             match checked {
                 // SAFETY: the memory of the request's parts is valid, says the caller.
@@ -55,6 +59,15 @@ impl State {
             }
         }
         Posted { count: requests.len(), error: None }
+    }
+
+    /// Whether the numbers in a request name something of its device.
+    fn is_known(&self, end: usize, key: Key, operation: &Operation) -> bool {
+        let Operation::Bind { window, region, .. } = operation else { return true };
+        let device = self.connections[&key].queue_pair.as_ref().map(|queue_pair| queue_pair.device);
+        let (windows, regions) = (&self.ends[end].windows, &self.ends[end].regions);
+        windows.get(&window.number).map(|window| window.device) == device
+            && regions.get(&region.number).map(|region| region.device) == device
     }
 
     /// The request that is refused though there is room.
@@ -117,6 +130,9 @@ impl State {
             return Outlook::Waits;
         }
         let is_local = matches!(entry.operation, Operation::Bind { .. } | Operation::Invalidate { .. });
+        if queue_pair.is_held && queue_pair.stage == QueuePairStage::Ready {
+            return Outlook::Waits;
+        }
         if queue_pair.stage == QueuePairStage::Failed || !port.is_up || is_local {
             return Outlook::Runs;
         }
@@ -205,8 +221,9 @@ impl State {
             queue_pair.stage = QueuePairStage::Failed;
         }
         if entry.is_signaled || !status.is_success() {
+            let bytes = if status.is_success() { 0 } else { MEANINGLESS };
             let completion =
-                Completion { work: entry.work, queue_pair: number, status, bytes: 0, immediate: 0 };
+                Completion { work: entry.work, queue_pair: number, status, bytes, immediate: bytes };
             self.complete(end, device, Queued { completion, sent: Some((key, entry.place)) });
         }
     }
@@ -257,7 +274,8 @@ impl State {
         if answer.is_err() {
             self.fail_queue_pair(peer);
         }
-        let bytes = bytes.len() as u32;
+        let (bytes, immediate) =
+            if answer.is_ok() { (bytes.len() as u32, immediate) } else { (MEANINGLESS, MEANINGLESS) };
         let completion = Completion { work: receive.work, queue_pair: number, status, bytes, immediate };
         self.complete(end, device, Queued { completion, sent: None });
         answer
@@ -307,22 +325,42 @@ impl State {
                 && window.key == key
                 && open.is_some_and(|open| open.connection == connection)
         };
-        let window = self.ends[end].windows.values_mut().find(is_it).ok_or(LOCAL_OPERATION)?;
+        let Some(window) = self.ends[end].windows.values_mut().find(is_it) else {
+            // It has crashed kernels (`rxe_do_invalidate_mw`, of a window that is not open).
+            self.misuses.push(format!("end {end} closed a window (key {key:#x}) that is not open there"));
+            return Err(LOCAL_OPERATION);
+        };
         window.open = None;
         Ok(())
     }
 
     fn complete(&mut self, end: usize, device: u32, queued: Queued) {
+        let injected = |fault: &Fault| matches!(fault, Fault::CompletionsOverflow).then_some(());
+        let is_injected = self.take_fault(end, injected).is_some();
         let context = &mut self.ends[end].contexts[device as usize];
-        if context.completions.len() == context.sizes.completions as usize {
-            context.overflows += 1;
-            return;
+        if context.is_overrun
+            || is_injected
+            || context.completions.len() >= context.sizes.completions as usize
+        {
+            return self.overrun(end, device);
         }
         context.completions.push_back(queued);
         if context.completions_held {
             context.hidden += 1;
         } else {
             self.notify(end, device);
+        }
+    }
+
+    /// A completion is lost. As on those devices that take it hardest, so are the queue pairs.
+    fn overrun(&mut self, end: usize, device: u32) {
+        let context = &mut self.ends[end].contexts[device as usize];
+        context.overflows += 1;
+        context.is_overrun = true;
+        for connection in self.connections.values_mut().filter(|connection| connection.end == end) {
+            if let Some(queue_pair) = connection.queue_pair.as_mut().filter(|it| it.device == device) {
+                queue_pair.stage = QueuePairStage::Failed;
+            }
         }
     }
 
@@ -342,8 +380,16 @@ impl State {
         device: u32,
         into: &mut [Completion],
     ) -> io::Result<usize> {
+        let fault = self.take_fault(end, |fault| match fault {
+            Fault::TakeCompletionsFails(error) => Some(*error),
+            _ => None,
+        });
         let is_disturbed = self.is_disturbed();
         let context = self.context(end, device)?;
+        let overrun = (context.is_overrun && context.visible() == 0).then_some(libc::EIO);
+        if let Some(error) = fault.or(overrun) {
+            return Err(errno(error));
+        }
         let most = if is_disturbed { 1 } else { context.taken_at_once_max };
         let count = into.len().min(context.visible()).min(most);
         let taken: Vec<Queued> = context.completions.drain(..count).collect();

@@ -6,7 +6,8 @@
 
 use super::super::{Event, PrivateData, REJECTION_BYTES_MAX, Status};
 use super::connecting::{APPLICATION, Message, NOBODY_LISTENS, Stage, padded};
-use super::state::{Key, QueuePairStage, State, errno};
+use super::faults::Fault;
+use super::state::{Connection, Key, Port, QueuePairStage, State, errno};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -19,6 +20,12 @@ pub(super) enum Outlook {
     Runs,
     /// Nobody answers.
     TimesOut,
+}
+
+/// Why a request does not arrive.
+enum Refusal {
+    Failed(i32),
+    Rejected(i32),
 }
 
 enum Next {
@@ -68,13 +75,12 @@ impl State {
     fn arrive(&mut self, message: Message) {
         let whose = message.whose();
         let Some(connection) = self.connections.get(&whose) else { return };
-        let is_connected_to_world = self.port(connection).is_none_or(|port| port.is_up && !port.is_removed);
+        let is_connected_to_world = self.is_way_open(connection);
         match message {
             Message::Address(key) => self.address_resolved(key),
             Message::Route(key) => self.route_resolved(key),
             Message::Request { from, greeting } => self.request(from, greeting),
-            // Lost, and repeated for a while, and given up.
-            _ if !is_connected_to_world => {}
+            _ if !is_connected_to_world => self.lose(message),
             Message::Reply { to, greeting } => {
                 self.tell(to, |identifier| Event::Established { identifier, greeting })
             }
@@ -90,16 +96,61 @@ impl State {
                 self.tell(to, |identifier| Event::Rejected { identifier, status, reason });
             }
             Message::Disconnect { to } => self.peer_disconnects(to),
-            Message::Disconnected { to } => {
-                if self.connections[&to].stage == Stage::Disconnecting {
-                    self.set_stage(to, Stage::Ended);
-                    self.tell(to, Event::Disconnected);
+            Message::Disconnected { to } => self.disconnected(to),
+        }
+    }
+
+    /// Whether a connection's own link is up, and its peer's; whether there is a peer is another question.
+    fn is_way_open(&self, connection: &Connection) -> bool {
+        let is_up_here = self.port(connection).is_none_or(|port| port.is_up && !port.is_removed);
+        let ports = || self.ends.iter().flat_map(|end| &end.ports);
+        let is_up_at =
+            |address: SocketAddr| ports().filter(|port| port.address == address.ip()).all(|port| port.is_up);
+        is_up_here && connection.remote.is_none_or(is_up_at)
+    }
+
+    /// A message was lost, sent again for a while, and given up.
+    fn lose(&mut self, message: Message) {
+        let to = message.whose();
+        let stage = self.connections[&to].stage;
+        match message {
+            Message::Address(_) | Message::Route(_) | Message::Request { .. } => {}
+            Message::Reply { .. } | Message::Reject { .. } => {
+                self.not_connected(to, libc::ETIMEDOUT);
+                let peer = self.connections[&to].peer;
+                let is_waiting =
+                    |peer: &Key| self.connections.get(peer).is_some_and(|peer| peer.stage == Stage::Accepted);
+                if let Some(peer) = peer.filter(is_waiting) {
+                    self.not_connected(peer, libc::ETIMEDOUT);
                 }
             }
+            Message::Ready { .. } if stage == Stage::Accepted => self.not_connected(to, libc::ETIMEDOUT),
+            Message::Ready { .. } => {}
+            // Whoever disconnects stops waiting for an answer.
+            Message::Disconnect { .. } => {
+                if let Some(peer) = self.connections[&to].peer {
+                    self.disconnected(peer);
+                }
+            }
+            Message::Disconnected { .. } => self.disconnected(to),
+        }
+    }
+
+    fn disconnected(&mut self, key: Key) {
+        if self.connections.get(&key).is_some_and(|connection| connection.stage == Stage::Disconnecting) {
+            self.set_stage(key, Stage::Ended);
+            self.tell(key, Event::Disconnected);
         }
     }
 
     fn address_resolved(&mut self, key: Key) {
+        let fault = self.take_fault(self.connections[&key].end, |fault| match fault {
+            Fault::AddressFails(error) => Some(*error),
+            _ => None,
+        });
+        if let Some(error) = fault {
+            return self.not_connected(key, error);
+        }
         let connection = &self.connections[&key];
         let address = connection.remote.expect("it connects to somewhere");
         let is_up = self.port(connection).is_some_and(|port| port.is_up && !port.is_removed);
@@ -117,26 +168,44 @@ impl State {
     }
 
     fn route_resolved(&mut self, key: Key) {
+        let fault = self.take_fault(self.connections[&key].end, |fault| match fault {
+            Fault::RouteFails(error) => Some(*error),
+            _ => None,
+        });
+        if let Some(error) = fault {
+            return self.not_connected(key, error);
+        }
         self.set_stage(key, Stage::RouteResolved);
         self.tell(key, Event::RouteResolved);
+    }
+
+    /// Whether a request gets as far as a connection manager at the other end, and how it fails if not.
+    fn request_fails(&mut self, from: Key, remote: SocketAddr) -> Option<Refusal> {
+        let end = self.connections[&from].end;
+        let fault = self.take_fault(end, |fault| match fault {
+            Fault::ConnectFails(error) => Some(Refusal::Failed(*error)),
+            Fault::ConnectRejected(status) => Some(Refusal::Rejected(*status)),
+            _ => None,
+        });
+        let is_reached = self.ends.iter().any(|end| end.ports.iter().any(is_at(remote)))
+            && self.is_way_open(&self.connections[&from]);
+        fault.or((!is_reached).then_some(Refusal::Failed(libc::ETIMEDOUT)))
     }
 
     fn request(&mut self, from: Key, greeting: PrivateData) {
         let connection = &self.connections[&from];
         let (local, remote) = (connection.local, connection.remote.expect("it connects to somewhere"));
         let parameters = connection.parameters;
-        let at = |address: SocketAddr| {
-            move |port: &super::state::Port| port.address == address.ip() && port.is_up && !port.is_removed
-        };
-        let is_reached = self.ends.iter().any(|end| end.ports.iter().any(at(remote)));
-        if !is_reached || !self.port(connection).is_some_and(at(local)) {
-            return self.not_connected(from, libc::ETIMEDOUT);
-        }
         let refuse = |status| Message::Reject {
             to: from,
             status,
             reason: padded(&[], REJECTION_BYTES_MAX).expect("it fits"),
         };
+        match self.request_fails(from, remote) {
+            None => {}
+            Some(Refusal::Failed(error)) => return self.not_connected(from, error),
+            Some(Refusal::Rejected(status)) => return self.messages.push_back(refuse(status)),
+        }
         let Some(listener) = self.listener_at(remote) else {
             return self.messages.push_back(refuse(NOBODY_LISTENS));
         };
@@ -145,7 +214,7 @@ impl State {
         if self.ends[end].events.iter().filter(|(whose, _)| *whose == listener).count() >= backlog {
             return self.messages.push_back(refuse(APPLICATION));
         }
-        let port = self.ends[end].ports.iter().position(at(remote));
+        let port = self.ends[end].ports.iter().position(is_at(remote));
         let key = self.insert(end, port, remote, Some(local), Stage::Requested);
         let accepting = self.connections.get_mut(&key).expect("it was put there");
         accepting.peer = Some(from);
@@ -215,4 +284,9 @@ impl State {
         let entry = queue_pair.and_then(|queue_pair| queue_pair.entries.front()).expect("its head times out");
         if entry.not_ready > 0 { self.run(key) } else { self.finish(key, Status(12)) }
     }
+}
+
+/// Whether a port has an address, and works.
+fn is_at(address: SocketAddr) -> impl Fn(&Port) -> bool {
+    move |port| port.address == address.ip() && port.is_up && !port.is_removed
 }

@@ -57,6 +57,9 @@ pub(in crate::backend::rdma) struct DeviceKind {
     /// The most bytes that a request can carry itself.
     pub(in crate::backend::rdma) inline_bytes_max: u32,
     pub(in crate::backend::rdma) packet_bytes: u32,
+    /// Whether the completions of a queue pair that is destroyed go with it, those of receive requests as well, whose
+    /// places in their queue are free then (`mlx5_cq_clean` of `libmlx5`); else they stay, as on `rxe`.
+    pub(in crate::backend::rdma) forgets_completions: bool,
 }
 
 pub(super) struct Port {
@@ -82,6 +85,8 @@ pub(super) struct Context {
     /// Receive requests whose completion was not taken: their places in the queue are not free.
     pub(super) receives_used: u32,
     pub(super) overflows: u64,
+    /// From the first that was dropped.
+    pub(super) is_overrun: bool,
     /// Sends that found no receive request here.
     pub(super) not_ready: u64,
 }
@@ -150,6 +155,8 @@ pub(super) struct QueuePairState {
     pub(super) posted: u64,
     pub(super) retired: u64,
     pub(super) last_signaled: Option<u64>,
+    /// Nothing of it is carried out.
+    pub(super) is_held: bool,
 }
 
 #[derive(Clone)]
@@ -182,8 +189,10 @@ impl State {
 
     /// The device of an identifier, or why there is none.
     pub(super) fn live_port(&self, key: Key) -> io::Result<&Port> {
-        let port = self.port(&self.connections[&key]).ok_or_else(|| errno(libc::EINVAL))?;
-        if port.is_removed { Err(errno(libc::ENODEV)) } else { Ok(port) }
+        let connection = &self.connections[&key];
+        // The device is known with the address, and never for a listener at all addresses.
+        let port = self.port(connection).filter(|_| connection.stage != Stage::Resolving);
+        port.filter(|port| !port.is_removed).ok_or_else(|| errno(libc::ENODEV))
     }
 
     pub(super) fn context(&mut self, end: usize, device: u32) -> io::Result<&mut Context> {
@@ -194,6 +203,21 @@ impl State {
 impl Context {
     pub(super) fn visible(&self) -> usize {
         self.completions.len() - self.hidden
+    }
+
+    /// Drops what a queue pair has to say.
+    pub(super) fn forget_completions(&mut self, queue_pair: u32) {
+        let visible = self.visible();
+        let mut place = 0;
+        self.completions.retain(|queued| {
+            let stays = queued.completion.queue_pair != queue_pair;
+            if !stays {
+                self.hidden -= usize::from(place >= visible);
+                self.receives_used -= u32::from(queued.sent.is_none());
+            }
+            place += 1;
+            stays
+        });
     }
 }
 

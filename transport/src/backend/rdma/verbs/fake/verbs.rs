@@ -3,9 +3,12 @@
 use super::super::*;
 use super::connecting::{Message, Stage, padded};
 use super::faults::Fault;
-use super::state::{Context, Key, QueuePairStage, QueuePairState, RegionState, State, WindowState, errno};
+use super::state::{
+    Connection, Context, Key, QueuePairStage, QueuePairState, RegionState, State, WindowState, errno,
+};
 use super::{EndName, Shared};
 use std::collections::VecDeque;
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
@@ -17,7 +20,7 @@ pub(in crate::backend::rdma) struct FakeVerbs {
 }
 
 impl FakeVerbs {
-    /// By which the network knows it.
+    /// By which the test names it to the network.
     pub(in crate::backend::rdma) fn name(&self) -> EndName {
         EndName(self.end)
     }
@@ -160,7 +163,14 @@ impl Verbs for FakeVerbs {
     }
 
     fn deregister(&mut self, region: Region) -> io::Result<()> {
-        self.with(|state, end| state.deregister(end, region.number))
+        self.with(|state, end| {
+            let fault = state.take_fault(end, |fault| match fault {
+                Fault::DeregisterFails(error) => Some(*error),
+                _ => None,
+            });
+            fault.map_or(Ok(()), |error| Err(errno(error)))?;
+            state.deregister(end, region.number)
+        })
     }
 
     fn allocate_window(&mut self, device: Device) -> io::Result<Window> {
@@ -197,6 +207,12 @@ impl Verbs for FakeVerbs {
             state.before_sleep();
             Ok(())
         })
+    }
+}
+
+impl fmt::Debug for FakeVerbs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FakeVerbs(end {})", self.end)
     }
 }
 
@@ -245,6 +261,7 @@ impl State {
             receives: VecDeque::new(),
             receives_used: 0,
             overflows: 0,
+            is_overrun: false,
             not_ready: 0,
         });
         Ok(Device(contexts.len() as u32 - 1))
@@ -283,6 +300,7 @@ impl State {
             posted: 0,
             retired: 0,
             last_signaled: None,
+            is_held: false,
         };
         self.connections.get_mut(&key).expect("it is there").queue_pair = Some(queue_pair);
         Ok(QueuePair { number, sizes })
@@ -325,8 +343,13 @@ impl State {
 
     fn free_window(&mut self, end: usize, number: u32) -> io::Result<()> {
         let window = self.ends[end].windows.remove(&number).ok_or_else(|| errno(libc::EINVAL))?;
-        if window.open.is_some_and(|open| self.connections.contains_key(&open.connection)) {
-            self.misuses.push(format!("end {end} freed a window (key {:#x}) that is open", window.key));
+        // That of a queue pair which has failed cannot be closed any more: requests to do so are flushed.
+        let is_ready = |connection: &Connection| {
+            connection.queue_pair.as_ref().is_some_and(|queue_pair| queue_pair.stage == QueuePairStage::Ready)
+        };
+        if window.open.is_some_and(|open| self.connections.get(&open.connection).is_some_and(is_ready)) {
+            self.misuses
+                .push(format!("end {end} freed a window (key {:#x}) that its peer reads", window.key));
         }
         Ok(())
     }

@@ -1,4 +1,8 @@
-//! That the fake does what devices do, where it is stricter than all of them must be, and that each fault happens.
+//! That the fake does what devices do, and does wrong what it is told to.
+//!
+//! `contract` is what whoever implements the seam must do; `queues`, `windows` and `connecting` are where the fake is
+//! stricter or surer than any one device; `faults` shows that each fault happens, once, where it was meant to. Nothing
+//! here knows of the wire above the seam.
 
 mod connecting;
 mod contract;

@@ -73,7 +73,8 @@ fn a_window_is_opened_when_it_is_closed_and_with_its_own_key() {
 
 #[test]
 fn what_devices_do_not_forgive_is_noted() {
-    let cases: [(&str, fn(&mut World<FakeVerbs>, &Link)); 5] = [
+    type Case = fn(&mut World<FakeVerbs>, &Link);
+    let cases: [(&str, Case); 5] = [
         ("destroyed a queue pair with an open window", |world, link| {
             opened(world, link);
             world.verbs[ACCEPTING].destroy(link.identifiers[ACCEPTING]);

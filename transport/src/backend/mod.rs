@@ -20,6 +20,7 @@
 //! What a wire must never know: what a frame is, what a message is, and what time it is.
 
 pub mod inproc;
+mod raw_address;
 pub mod rdma;
 pub mod tcp;
 

@@ -1,5 +1,6 @@
 //! Making sockets and asking them things: the control path that both engines share.
 
+use super::super::raw_address::RawAddress;
 use super::super::{ConnectError, ListenError, Path};
 use super::TcpConfig;
 use std::io;
@@ -125,59 +126,4 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 #[inline]
 pub(super) fn check_bytes(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
-/// A socket address in the kernel's form.
-#[derive(Clone, Copy)]
-pub(super) union RawAddress {
-    family: libc::sa_family_t,
-    v4: libc::sockaddr_in,
-    v6: libc::sockaddr_in6,
-}
-
-impl From<&SocketAddr> for RawAddress {
-    fn from(address: &SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(address) => Self {
-                v4: libc::sockaddr_in {
-                    sin_family: libc::AF_INET as _,
-                    sin_port: address.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                    sin_zero: [0; 8],
-                },
-            },
-            SocketAddr::V6(address) => Self {
-                v6: libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as _,
-                    sin6_port: address.port().to_be(),
-                    sin6_flowinfo: address.flowinfo(),
-                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                    sin6_scope_id: address.scope_id(),
-                },
-            },
-        }
-    }
-}
-
-impl RawAddress {
-    pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
-        (&raw const *self).cast()
-    }
-
-    pub(super) fn bytes(&self) -> libc::socklen_t {
-        // SAFETY: every form starts with the family.
-        let family = unsafe { self.family };
-        let bytes = if family == libc::AF_INET as libc::sa_family_t {
-            mem::size_of::<libc::sockaddr_in>()
-        } else {
-            mem::size_of::<libc::sockaddr_in6>()
-        };
-        bytes as libc::socklen_t
-    }
-}
-
-impl std::fmt::Debug for RawAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RawAddress")
-    }
 }

@@ -14,6 +14,8 @@
 mod contract;
 #[cfg(all(test, not(loom)))]
 pub(super) mod fake;
+#[cfg(feature = "rdma")]
+pub(super) mod real;
 mod status;
 
 pub(super) use status::Status;

@@ -1,10 +1,11 @@
 //! How channels and listeners come up and go down.
 
+use super::super::super::raw_address::RawAddress;
 use super::super::super::{Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, WireEvent};
 use super::super::accept::{AcceptState, AcceptTrouble};
 use super::super::address;
 use super::super::outgoing::Outgoing;
-use super::super::socket::{self, RawAddress};
+use super::super::socket;
 use super::super::token::{Operation, Token};
 use super::{ListenerState, Phase, State, UringEngine};
 use ::io_uring::opcode;

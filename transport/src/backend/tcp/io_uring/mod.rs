@@ -18,6 +18,7 @@ mod probe;
 mod provided;
 mod ring;
 
+use super::super::raw_address::RawAddress;
 use super::super::{
     Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, SendRefused, WaitPoint, Wire,
     WireEvent,
@@ -25,7 +26,6 @@ use super::super::{
 use super::accept::AcceptState;
 use super::outgoing::Outgoing;
 use super::slots::Slots;
-use super::socket::RawAddress;
 use super::token::{Operation, Token};
 use super::{OpenError, TcpConfig};
 use crate::pool::{GatherList, Pool};

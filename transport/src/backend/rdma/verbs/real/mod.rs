@@ -1,0 +1,303 @@
+//! Verbs over the devices of this machine, by `libibverbs` and `librdmacm`.
+//!
+//! Control path: `connection` has one identifier of the connection manager and its queue pair, `channel` where its news
+//! come from, `events` what they mean; `device` what is made once a device, `memory` what a device knows of it; `open`
+//! and `fork` what concerns the process. Data path: `data`.
+//!
+//! Whatever the libraries made belongs to a type here that destroys it when it is dropped. They insist on an order,
+//! which [`RealVerbs`] keeps: queue pairs are stopped, so that no peer reads any more; windows are closed, which a queue
+//! pair may not have when it is destroyed; then go queue pairs and identifiers, regions, queues, the channel.
+//!
+//! Nothing here knows what is sent, or why. Numbers that name nothing end in `EINVAL`, and a machine without devices in
+//! `ENODEV`, for as long as it has none.
+
+mod channel;
+mod check;
+mod connection;
+mod data;
+mod device;
+mod events;
+mod fork;
+mod memory;
+mod open;
+mod table;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod watch;
+
+pub(in crate::backend::rdma) use open::OpenError;
+
+use super::{
+    Completion, ConnectParameters, Device, DeviceLimits, DeviceSizes, Event, Identifier, Posted, QueuePair,
+    QueuePairSizes, Receive, Region, Request, Verbs, Window,
+};
+use channel::EventChannel;
+use check::invalid;
+use connection::Connection;
+use data::Memory;
+use device::OpenDevice;
+use memory::{MemoryRegion, MemoryWindow};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+use table::Table;
+use watch::{Watch, Watched};
+
+/// One thread's access to the devices of this machine.
+pub(in crate::backend::rdma) struct RealVerbs {
+    connections: Table<Connection>,
+    windows: Table<MemoryWindow>,
+    regions: Table<MemoryRegion>,
+    devices: Vec<OpenDevice>,
+    /// `None` as long as there is no device, without which the library does not open it.
+    channel: Option<EventChannel>,
+    watch: Watch,
+}
+
+// SAFETY: the objects behind the pointers belong to this alone, but for contexts, on which the libraries lock
+// themselves; neither of them cares which thread calls.
+unsafe impl Send for RealVerbs {}
+
+impl RealVerbs {
+    /// Opens the connection manager. Devices are opened when they are used.
+    pub(in crate::backend::rdma) fn open() -> Result<Self, OpenError> {
+        fork::make_safe();
+        let mut verbs = Self {
+            connections: Table::new(),
+            windows: Table::new(),
+            regions: Table::new(),
+            devices: Vec::new(),
+            channel: None,
+            watch: Watch::new().map_err(OpenError::System)?,
+        };
+        match verbs.open_channel() {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(verbs),
+            Err(error) => Err(open::explain(error)),
+            Ok(_) => Ok(verbs),
+        }
+    }
+
+    /// The channel, which is opened now if there was no device before.
+    fn open_channel(&mut self) -> io::Result<&EventChannel> {
+        let channel = match self.channel.take() {
+            Some(channel) => channel,
+            None => {
+                let channel = EventChannel::open()?;
+                self.watch.add(channel.descriptor(), Watched::Events)?;
+                channel
+            }
+        };
+        Ok(self.channel.insert(channel))
+    }
+
+    /// A new identifier, which `prepare` is done with first; if that fails, it is gone.
+    fn create<T>(
+        &mut self,
+        prepare: impl FnOnce(&mut Connection) -> io::Result<T>,
+    ) -> io::Result<(Identifier, T)> {
+        let mut connection = Connection::create(self.open_channel()?)?;
+        let number = self.connections.insert_with(|number| {
+            connection.set_number(number);
+            connection
+        });
+        let identifier = Identifier(number);
+        match self.connection(identifier).and_then(prepare) {
+            Ok(outcome) => Ok((identifier, outcome)),
+            Err(error) => {
+                self.destroy(identifier);
+                Err(error)
+            }
+        }
+    }
+
+    fn connection(&mut self, identifier: Identifier) -> io::Result<&mut Connection> {
+        self.connections.at_mut(identifier.0).ok_or_else(invalid)
+    }
+
+    #[inline]
+    fn open_device(&mut self, device: Device) -> io::Result<&mut OpenDevice> {
+        self.devices.get_mut(device.0 as usize).ok_or_else(invalid)
+    }
+}
+
+impl Verbs for RealVerbs {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    fn listen(&mut self, address: SocketAddr, backlog: u32) -> io::Result<(Identifier, SocketAddr)> {
+        self.create(|connection| connection.listen(address, backlog))
+    }
+
+    fn resolve(
+        &mut self,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+        timeout: Duration,
+    ) -> io::Result<Identifier> {
+        self.create(|connection| connection.resolve(address, source, timeout))
+            .map(|(identifier, ())| identifier)
+    }
+
+    fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()> {
+        self.connection(identifier)?.resolve_route(timeout)
+    }
+
+    fn connect(
+        &mut self,
+        identifier: Identifier,
+        parameters: &ConnectParameters,
+        greeting: &[u8],
+    ) -> io::Result<()> {
+        self.connection(identifier)?.connect(parameters, greeting)
+    }
+
+    fn accept(
+        &mut self,
+        identifier: Identifier,
+        parameters: &ConnectParameters,
+        greeting: &[u8],
+    ) -> io::Result<()> {
+        self.connection(identifier)?.accept(parameters, greeting)
+    }
+
+    fn reject(&mut self, identifier: Identifier, reason: &[u8]) -> io::Result<()> {
+        self.connection(identifier)?.reject(reason)
+    }
+
+    fn disconnect(&mut self, identifier: Identifier) -> io::Result<()> {
+        self.connection(identifier)?.disconnect()
+    }
+
+    fn destroy(&mut self, identifier: Identifier) {
+        drop(self.connections.remove(identifier.0));
+    }
+
+    fn take_event(&mut self) -> io::Result<Option<Event>> {
+        let ready = self.watch.look()?;
+        let mut has_events = false;
+        for watched in ready {
+            match watched {
+                Watched::Events => has_events = true,
+                Watched::Asynchronous(number) => {
+                    if let Some(device) = self.devices.get(number as usize) {
+                        device.log_asynchronous();
+                    }
+                }
+                // Stays until the queue is armed again.
+                Watched::Completions(_) => {}
+            }
+        }
+        if has_events { self.next_event() } else { Ok(None) }
+    }
+
+    fn peer(&self, identifier: Identifier) -> Option<SocketAddr> {
+        self.connections.at(identifier.0)?.peer()
+    }
+
+    fn limits(&mut self, identifier: Identifier) -> io::Result<DeviceLimits> {
+        device::limits(self.connection(identifier)?.context()?)
+    }
+
+    fn device(&mut self, identifier: Identifier, sizes: &DeviceSizes) -> io::Result<Device> {
+        let context = self.connection(identifier)?.context()?;
+        let number = match self.devices.iter().position(|device| device.is_of(context)) {
+            Some(place) => place as u32,
+            None => {
+                let number = self.devices.len() as u32;
+                self.devices.push(OpenDevice::open(context, sizes, &self.watch, number)?);
+                number
+            }
+        };
+        Ok(Device(number))
+    }
+
+    fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32> {
+        let connection = self.connection(identifier)?;
+        device::packet_bytes(connection.context()?, connection.port())
+    }
+
+    fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair> {
+        let connection = self.connections.at_mut(identifier.0).ok_or_else(invalid)?;
+        let context = connection.context()?;
+        let device = self.devices.iter().find(|device| device.is_of(context)).ok_or_else(invalid)?;
+        connection.create_queue_pair(device.queues(), sizes)
+    }
+
+    unsafe fn register(&mut self, device: Device, address: u64, bytes: usize) -> io::Result<Region> {
+        // SAFETY: the caller vouches for the memory.
+        let region = unsafe { MemoryRegion::register(self.open_device(device)?, address, bytes)? };
+        let mut named = region.named(0);
+        named.number = self.regions.insert_with(|_| region);
+        Ok(named)
+    }
+
+    fn deregister(&mut self, region: Region) -> io::Result<()> {
+        self.regions.try_remove(region.number, MemoryRegion::deregister).unwrap_or_else(|| Err(invalid()))
+    }
+
+    fn allocate_window(&mut self, device: Device) -> io::Result<Window> {
+        let window = MemoryWindow::allocate(self.open_device(device)?)?;
+        let mut named = window.named(0);
+        named.number = self.windows.insert_with(|_| window);
+        Ok(named)
+    }
+
+    fn free_window(&mut self, window: Window) -> io::Result<()> {
+        self.windows.try_remove(window.number, MemoryWindow::free).unwrap_or_else(|| Err(invalid()))
+    }
+
+    #[inline]
+    unsafe fn post(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted {
+        let memory = Memory { regions: &self.regions, windows: &self.windows };
+        let connection = self.connections.at(identifier.0);
+        match connection.ok_or_else(invalid).and_then(Connection::queue_pair) {
+            // SAFETY: the queue pair exists; the caller vouches for the memory.
+            Ok(queue_pair) => unsafe { data::post(queue_pair, &memory, requests) },
+            Err(error) => Posted { count: 0, error: Some(error) },
+        }
+    }
+
+    #[inline]
+    unsafe fn post_receives(&mut self, device: Device, receives: &[Receive<'_>]) -> Posted {
+        match self.open_device(device) {
+            // SAFETY: the queue exists; the caller vouches for the memory.
+            Ok(device) => unsafe { data::post_receives(device.queues().receives, receives) },
+            Err(error) => Posted { count: 0, error: Some(error) },
+        }
+    }
+
+    #[inline]
+    fn take_completions(&mut self, device: Device, into: &mut [Completion]) -> io::Result<usize> {
+        let queue = self.open_device(device)?.queues().completions;
+        // SAFETY: the queue exists.
+        unsafe { data::take_completions(queue, into) }
+    }
+
+    fn arm(&mut self, device: Device) -> io::Result<()> {
+        self.open_device(device)?.arm()
+    }
+}
+
+impl Drop for RealVerbs {
+    fn drop(&mut self) {
+        self.connections.things().for_each(Connection::stop);
+        self.windows.clear();
+        self.connections.clear();
+        self.regions.clear();
+        self.devices.clear();
+    }
+}
+
+impl fmt::Debug for RealVerbs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "RealVerbs({} connections, {} devices)",
+            self.connections.things().count(),
+            self.devices.len()
+        )
+    }
+}

@@ -14,9 +14,6 @@
 //!
 //! What it must not know: anything about the wire above the seam.
 
-// What tests of the wire above do not use, a test of this may not use either.
-#![allow(dead_code, unused_imports)]
-
 mod connecting;
 mod control;
 mod faults;

@@ -10,6 +10,10 @@
 //!
 //! Nothing here blocks. Errors are the system's: `errno` as [`io::Error`].
 
+#[cfg(all(test, not(loom)))]
+mod contract;
+#[cfg(all(test, not(loom)))]
+pub(super) mod fake;
 pub(super) mod real;
 mod status;
 

@@ -21,6 +21,8 @@ mod fork;
 mod memory;
 mod open;
 mod table;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod watch;
 
 use super::{

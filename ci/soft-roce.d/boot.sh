@@ -1,12 +1,16 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154  # ci/soft-roce and its other parts assign what this one reads.
 # A machine at work: its QEMU, what passes in and out, and how it ends. Sourced by ci/soft-roce.
 
 boot_seconds_max="${SOFT_ROCE_BOOT_SECONDS:-120}"
-console_lines=25
+console_lines=60
 
 # Variables that COMMAND gets by name, and those whose names begin so.
 passed_always=(PATH HOME TERM LANG TZ)
 passed_prefixes=(UNDERLAY_ CARGO RUST NEXTEST LC_)
+
+# Where the script that makes and mends the devices is, to COMMAND.
+devices=/run/soft-roce/devices
 
 work=
 machine=
@@ -23,7 +27,7 @@ boot() {
     local arguments began="$EPOCHREALTIME"
     if [[ "$1" == shell ]]; then
         machine_arguments "$accelerator" "$work/console" /dev/null /dev/null
-        arguments+=(-chardev stdio,id=terminal,signal=off -serial chardev:terminal)
+        arguments+=(-chardev "stdio,id=terminal,signal=off" -serial chardev:terminal)
         terminal_settings="$(stty -g)"
         write_job "$(stty size | sed 's/\(.*\) \(.*\)/rows \1 cols \2/')"
         add_shares
@@ -64,8 +68,8 @@ machine_arguments() {
         # The fastest to emulate. Plain x86-64 programs need less, and libraries choose at run time by what there is.
         processor=qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdtscp
         words+=" tsc=reliable clocksource=tsc"
-        # A processor that sleeps takes long to wake. One that polls takes time from the others, if they are too many.
-        ((cpus > $(nproc))) || words+=" idle=poll"
+        # Emulated processors that poll while idle wake sooner, and take all of the host's time that they get.
+        [[ -z "$idle_poll" ]] || words+=" idle=poll"
     fi
     arguments=(
         -accel "$1$([[ "$1" == kvm ]] || echo ,thread=multi)" -cpu "$processor" -smp "$cpus" -m "$memory_mb"
@@ -74,22 +78,22 @@ machine_arguments() {
         -serial "file:$2"
         -device virtio-rng-pci
         -fsdev "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
-        -device virtio-9p-pci,fsdev=host,mount_tag=host
+        -device "virtio-9p-pci,fsdev=host,mount_tag=host"
         -device virtio-serial-pci
-        -chardev file,id=report,path=/dev/fd/9 -device virtserialport,chardev=report,nr=1
-        -chardev "file,id=stdout,path=${3//,/,,}" -device virtserialport,chardev=stdout,nr=2
-        -chardev "file,id=stderr,path=${4//,/,,}" -device virtserialport,chardev=stderr,nr=3
+        -chardev "file,id=report,path=/dev/fd/9" -device "virtserialport,chardev=report,nr=1"
+        -chardev "file,id=stdout,path=${3//,/,,}" -device "virtserialport,chardev=stdout,nr=2"
+        -chardev "file,id=stderr,path=${4//,/,,}" -device "virtserialport,chardev=stderr,nr=3"
     )
 }
 
 add_shares() {
     arguments+=(
         -fsdev "local,id=job,path=${work//,/,,}/job,security_model=none,readonly=on"
-        -device virtio-9p-pci,fsdev=job,mount_tag=job
+        -device "virtio-9p-pci,fsdev=job,mount_tag=job"
     )
     [[ -z "$out" ]] || arguments+=(
         -fsdev "local,id=out,path=${out//,/,,},security_model=none,multidevs=remap"
-        -device virtio-9p-pci,fsdev=out,mount_tag=out
+        -device "virtio-9p-pci,fsdev=out,mount_tag=out"
     )
 }
 
@@ -134,7 +138,7 @@ environment() {
     export_line PWD "$caller_directory"
     export_line SOFT_ROCE "$accelerator"
     export_line SOFT_ROCE_OUT "${out:-/run/soft-roce/out}"
-    export_line SOFT_ROCE_DEVICES /run/soft-roce/devices
+    export_line SOFT_ROCE_DEVICES "$devices"
 }
 
 export_line() { printf 'export %s=%s\n' "$1" "$(quoted "$2")"; }
@@ -174,21 +178,41 @@ watch() {
         else
             status=$?
         fi
-        # Whoever took the output, such as `head`, may have gone.
-        for line in ${relays[@]+"${relays[@]}"}; do
-            kill -0 "$line" 2>/dev/null || [[ -z "$running" ]] || exit 141
-        done
         ((status > 128)) || give_up "the machine ended by itself before the command did"
+        check_relays
         ((limit == 0 || SECONDS - since < limit)) || expire
     done
 }
 
-finish() {
-    local relay status=0
+# Whoever took the output, such as `head`, may have gone, or its disk may be full.
+check_relays() {
+    local relay remaining=()
     for relay in ${relays[@]+"${relays[@]}"}; do
-        wait "$relay" || status=$?
+        if kill -0 "$relay" 2>/dev/null; then
+            remaining+=("$relay")
+        else
+            end_relay "$relay"
+        fi
     done
-    ((status == 0)) || exit "$status"
+    relays=(${remaining[@]+"${remaining[@]}"})
+}
+
+end_relay() {
+    local status=0
+    wait "$1" || status=$?
+    case "$status" in
+        0) ;;
+        3) give_up "the machine ended by itself after the command, before all output had arrived" ;;
+        4) fail "the command's output could not be written" ;;
+        *) exit "$status" ;;
+    esac
+}
+
+finish() {
+    local relay
+    for relay in ${relays[@]+"${relays[@]}"}; do
+        end_relay "$relay"
+    done
     [[ -z "$verbose" ]] || say "ended with $1 after $(seconds_since "$began") s"
     exit "$1"
 }
@@ -204,8 +228,8 @@ expire() {
 
 give_up() {
     {
-        tail -n "$console_lines" "$work/console" 2>/dev/null
-        cat "$work/qemu"
+        tail -n "$console_lines" "$work/console" 2>/dev/null || true
+        cat "$work/qemu" 2>/dev/null || true
     } | sed 's/^/    /' >&2
     fail "$1; the end of its console is above"
 }

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154,SC2034  # ci/soft-roce and its other parts assign what this one reads, and the reverse.
 # What the machine is booted from: a kernel with its modules, and an initramfs. Kept in $cache, where everything is made
 # aside and renamed, so that what has its name is complete. Sourced by ci/soft-roce.
 
@@ -94,11 +95,11 @@ extract_kernel() {
     local pattern unpack offset
     if grep -q '^CONFIG_PVH=y' "$2" 2>/dev/null; then
         while read -r pattern unpack; do
-            for offset in $(grep --text --byte-offset --only-matching --perl-regexp "$pattern" "$1" | cut -d : -f 1); do
+            while read -r offset; do
                 # What follows the compressed kernel is an error to its decompressor.
                 tail -c "+$((offset + 1))" "$1" | $unpack >"$3" 2>/dev/null || true
                 [[ "$(head -c 4 "$3" | tail -c 3)" != ELF ]] || return 0
-            done
+            done < <(grep --text --byte-offset --only-matching --perl-regexp "$pattern" "$1" | cut -d : -f 1)
         done <<'END'
 \xfd7zXZ\x00 xz -dc
 \x28\xb5\x2f\xfd zstd -dcq

@@ -123,12 +123,12 @@ find_initramfs() {
 make_initramfs() {
     local aside
     aside="$(mktemp --directory "$cache/aside.XXXXXX")"
-    mkdir -p "$aside"/root/{bin,dev,proc,sys,host,overlay,root,modules}
-    cp "$(command -v busybox)" "$aside/root/bin/busybox"
-    cp "$parts/machine" "$parts/devices" "$aside/root/"
-    cp "$parts/first" "$aside/root/init"
+    mkdir -p "$aside"/initial/{bin,dev,proc,sys,host,overlay,new,modules}
+    cp "$(command -v busybox)" "$aside/initial/bin/busybox"
+    cp "$parts/machine" "$parts/devices" "$aside/initial/"
+    cp "$parts/first" "$aside/initial/init"
     copy_modules "$aside"
-    (cd "$aside/root" && find . | busybox cpio -o -H newc >../initramfs 2>/dev/null)
+    (cd "$aside/initial" && find . | busybox cpio -o -H newc >../initramfs 2>/dev/null)
     mv "$aside/initramfs" "$initramfs"
     rm -rf "$aside"
 }
@@ -144,8 +144,8 @@ copy_modules() {
         sed -n 's/^insmod \([^ ]*\).*$/\1/p' "$1/steps" >>"$1/files"
     done
     while read -r file; do
-        copy_module "$file" "$1/root/modules"
-    done < <(awk '!seen[$0]++' "$1/files") >"$1/root/modules/order"
+        copy_module "$file" "$1/initial/modules"
+    done < <(awk '!seen[$0]++' "$1/files") >"$1/initial/modules/order"
 }
 
 # Uncompressed, since the machine's first program can load no other. Prints the copy's name.

@@ -44,6 +44,8 @@ pub enum Fault {
     ClockJump,
     /// A broker shut down in order in the midst of it, and was started again.
     Leave,
+    /// For a while one process, or each of them, packed its lanes in any order.
+    LanesReordered,
 }
 
 /// Something that happened to a connection, a session or a message.
@@ -127,6 +129,8 @@ pub enum Transition {
     Rejected,
     /// It has given one back.
     Released,
+    /// A frame had messages before others of a lane that always goes first.
+    LaneOvertaken,
 }
 
 /// How the place of a kind in the tables is found, how it is called, and how often a thousand seeds must meet it.
@@ -166,6 +170,7 @@ impl Kind for Fault {
         (Self::Pause, 100),
         (Self::ClockJump, 100),
         (Self::Leave, 200),
+        (Self::LanesReordered, 500),
     ];
 }
 
@@ -210,6 +215,7 @@ impl Kind for Transition {
         (Self::Accepted, 100_000),
         (Self::Rejected, 1_000),
         (Self::Released, 1_000),
+        (Self::LaneOvertaken, 1),
     ];
 }
 

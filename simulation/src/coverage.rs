@@ -59,15 +59,16 @@ pub enum Transition {
     ClosedHere,
     /// One ended because its peer closed it.
     ClosedByPeer,
-    /// One ended with its channel.
+    /// A connection ended with its channel; so do the next three, and a session goes on without it.
     ChannelEnded,
-    /// One ended because the peer said nothing.
+    /// A connection ended because the peer said nothing.
     PeerSilent,
-    /// One ended because the peer took nothing.
+    /// A connection ended because the peer took nothing.
     PeerNotReading,
     /// One ended because its handshake took too long.
     HandshakeTimeout,
-    /// One ended because a frame or a bulk message did not go on.
+    /// A connection ended because a frame or a bulk message did not go on: rarely, as a wire that carries nothing more is
+    /// mostly found silent first.
     Unfinished,
     /// A session ended because it had no connection for too long, or its peer had ended it.
     Expired,
@@ -103,7 +104,7 @@ pub enum Transition {
     OutcomeUnknown,
     /// A call was given up.
     Cancelled,
-    /// A one-way message is in doubt, and nobody has it.
+    /// A one-way message is in doubt, and nobody has it: its sender, its broker or a consumer that settles nothing died.
     Lost,
     /// A body was exposed, for the peer to read.
     Offered,
@@ -146,10 +147,6 @@ const fn with_sessions(least: u64) -> u64 {
     if SESSIONS_OUTLIVE_CONNECTIONS { least } else { 0 }
 }
 
-const fn without_sessions(least: u64) -> u64 {
-    if SESSIONS_OUTLIVE_CONNECTIONS { 0 } else { least }
-}
-
 impl Kind for Fault {
     const ALL: &'static [(Self, u64)] = &[
         (Self::Cut, 1_000),
@@ -180,11 +177,11 @@ impl Kind for Transition {
         (Self::NotOpened, 100),
         (Self::ClosedHere, 1_000),
         (Self::ClosedByPeer, 1_000),
-        (Self::ChannelEnded, without_sessions(1_000)),
-        (Self::PeerSilent, without_sessions(100)),
-        (Self::PeerNotReading, without_sessions(10)),
+        (Self::ChannelEnded, 1_000),
+        (Self::PeerSilent, 100),
+        (Self::PeerNotReading, 10),
         (Self::HandshakeTimeout, 10),
-        (Self::Unfinished, 0),
+        (Self::Unfinished, 5),
         (Self::Expired, with_sessions(100)),
         (Self::NotResumed, with_sessions(100)),
         (Self::Interrupted, with_sessions(1_000)),
@@ -194,7 +191,7 @@ impl Kind for Transition {
         (Self::Settled, with_sessions(10_000)),
         (Self::Redelivered, with_sessions(100)),
         (Self::OutOfCredit, 1_000),
-        (Self::PushedBack, 0),
+        (Self::PushedBack, 200),
         (Self::Bulk, 1_000),
         (Self::Answered, 10_000),
         (Self::ServiceFailed, 1_000),
@@ -202,7 +199,7 @@ impl Kind for Transition {
         (Self::TimedOut, 100),
         (Self::OutcomeUnknown, 100),
         (Self::Cancelled, 1_000),
-        (Self::Lost, 0),
+        (Self::Lost, 1_000),
         (Self::Offered, 5_000),
         (Self::ReadDone, 4_000),
         (Self::ReadFailed, 100),
@@ -215,7 +212,7 @@ impl Kind for Transition {
         (Self::Accepted, 100_000),
         (Self::Rejected, 1_000),
         (Self::Released, 1_000),
-        (Self::LaneOvertaken, 1),
+        (Self::LaneOvertaken, 2_000),
     ];
 }
 

@@ -274,7 +274,9 @@ impl Ledger {
             }
         }
         message.was_given = true;
-        if settles {
+        // What comes to such a one after others have it, or have settled it, is theirs all the same.
+        let is_anothers = may_be_stale && message.was_delivered && holding != Holding::Free;
+        if settles && !is_anothers {
             message.holding = Holding::Held { reception: reception as u32, since: self.now };
         }
         if !std::mem::replace(&mut message.was_delivered, true) {
@@ -348,10 +350,40 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oracle::Oracle;
     use underlay::pool::{Pool, PoolConfig};
 
     fn pool() -> Pool {
         Pool::new(PoolConfig { slab_bytes: 64 << 10, huge_pages: false, ..PoolConfig::default() }).unwrap()
+    }
+
+    #[test]
+    fn what_others_have_settled_is_not_lost_with_one_that_was_away() {
+        let (producer, broker) = (ActorId(0), ActorId(1));
+        let oracle = Oracle::new(["producer", "broker", "away", "other"].map(str::to_owned).to_vec(), false);
+        let mut ledger = oracle.ledger();
+        let sender = ledger.sender(producer, broker);
+        let mut bytes = Vec::new();
+        write_body(0, 20, &mut bytes);
+        let body = pool().copy_body(&bytes).unwrap();
+        ledger.sent(sender, Lane::Normal, 20);
+        let [away, other] = [2, 3].map(|actor| ledger.reception(ActorId(actor), broker, true));
+        // The broker gives it to the other one when the first has been away for too long, and only then does the first
+        // find it, and hear that its session is over.
+        ledger.part(ActorId(2), broker);
+        ledger.received(other, &body, true);
+        ledger.settled(other, 0, Settling::Accepted);
+        ledger.received(away, &body, false);
+        ledger.reception_ended(away);
+        assert_eq!((ledger.failure(), ledger.unexcused()), (None, 0));
+        // What the other one has not settled comes again when it has parted, whoever else was given it.
+        ledger.sent(sender, Lane::Normal, 20);
+        write_body(1, 20, &mut bytes);
+        let body = pool().copy_body(&bytes).unwrap();
+        ledger.received(other, &body, true);
+        ledger.received(away, &body, false);
+        ledger.reception_ended(other);
+        assert_eq!((ledger.failure(), ledger.unexcused()), (None, 1));
     }
 
     #[test]

@@ -134,7 +134,8 @@ pub enum Transition {
     LaneOvertaken,
 }
 
-/// How the place of a kind in the tables is found, how it is called, and how often a thousand seeds must meet it.
+/// How the place of a kind in the tables is found, how it is called, and how often a thousand seeds must meet it. That is
+/// for thousands of seeds: what few worlds meet and then often, as full queues, a hundred may not meet at all.
 trait Kind: Copy + fmt::Debug + 'static {
     const ALL: &'static [(Self, u64)];
 }
@@ -191,7 +192,7 @@ impl Kind for Transition {
         (Self::Settled, with_sessions(10_000)),
         (Self::Redelivered, with_sessions(100)),
         (Self::OutOfCredit, 1_000),
-        (Self::PushedBack, 200),
+        (Self::PushedBack, 100),
         (Self::Bulk, 1_000),
         (Self::Answered, 10_000),
         (Self::ServiceFailed, 1_000),

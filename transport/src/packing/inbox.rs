@@ -5,7 +5,8 @@ use crate::message::Message;
 use crate::pool::{BUFFER_BYTES_MAX, Body, Pool, PoolError, Segment, join_short_segments};
 use crate::proto::frame::{FrameBudget, FrameHeader, check_padding};
 use crate::proto::record::{BodyProgress, ChunkHead, MessageHead, RecordKind, RecordPeek};
-use crate::proto::{FRAME_HEADER_BYTES, HEAD_BYTES_MAX, LANES, Limits, PeerMisbehaved};
+use crate::proto::{FRAME_HEADER_BYTES, HEAD_BYTES_MAX, LANES, Lane, Limits, PeerMisbehaved};
+use crate::sabotage::{self, Bug};
 use std::collections::VecDeque;
 use thiserror::Error;
 
@@ -197,6 +198,7 @@ impl Inbox {
         }
         self.join_at_segments = SEGMENTS_BEFORE_JOINING;
         self.consume(FRAME_HEADER_BYTES);
+        sabotage::strikes_below(Bug::TrustLaneOrder, None);
         let budget = FrameBudget::new(&header);
         let padding_bytes = header.padding_bytes() as usize;
         self.frame = Some(OpenFrame { budget, padding_bytes, offset: FRAME_HEADER_BYTES as u32 });
@@ -264,7 +266,10 @@ impl Inbox {
         let body = self.body_at(head_bytes.into(), head.body_bytes as usize, pool)?;
         let extensions = self.cut_extensions(head_bytes.into(), extensions_at, pool)?;
         self.finish_record(after, head_bytes, head.body_bytes, padding)?;
-        let message = Message { head, extensions, body, position: 0 };
+        let mut message = Message { head, extensions, body, position: 0 };
+        if sabotage::strikes_below(Bug::TrustLaneOrder, Some(head.lane.index())) {
+            message.head.lane = Lane::Bulk;
+        }
         let is_bulk = self.rules.is_bulk(head.total_body_bytes);
         if !head.more() {
             return Ok(Some(Parsed::Message { message, is_bulk, had_begun: false }));

@@ -225,12 +225,13 @@ impl World {
             buffer.put_slice(piece);
             self.line.inbox.push(buffer.split());
         }
-        while let Some(parsed) = self.line.inbox.next(&mut self.pool).unwrap() {
+        let mut arrived = None;
+        while let Some(parsed) = self.line.inbox.next(&mut self.pool, &mut arrived).unwrap() {
             match parsed {
                 Parsed::Control => self.take_control(),
-                Parsed::Message { message, .. } => self.take_message(&message),
+                Parsed::Message { .. } => self.take_message(&arrived.take().unwrap()),
                 Parsed::Frame(_) | Parsed::Part { .. } | Parsed::FrameEnd => {}
-                Parsed::Offer { .. } => panic!("nothing was to be offered"),
+                Parsed::Offer => panic!("nothing was to be offered"),
             }
         }
     }

@@ -290,7 +290,9 @@ impl<H: Handler> Driver<H> {
         let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
         // That a send is done is no news: what waited behind it leaves in this turn.
         let found = events.iter().any(|event| !matches!(event, WireEvent::Sent { .. }));
-        events.drain(..).for_each(|event| self.wire_event(kind, event));
+        if !events.is_empty() {
+            events.drain(..).for_each(|event| self.wire_event(kind, event));
+        }
         self.events = events;
         outcome.map(|()| found)
     }
@@ -331,15 +333,21 @@ impl<H: Handler> Driver<H> {
 
     fn deliver(&mut self, id: ConnectionId) {
         loop {
-            // Matched where it is: a message is long, and each step that takes it as an event moves it once more.
-            match self.core.poll_event(id) {
-                Some(ConnectionEvent::Message(message)) => self.message(id, message),
+            // A message is long: what finds it writes it here, and nothing moves it before the handler does.
+            let mut arrived = None;
+            match self.core.poll_event(id, &mut arrived) {
+                Some(ConnectionEvent::Message) => {
+                    if let Some(message) = arrived {
+                        self.message(id, message);
+                    }
+                }
                 Some(event) => self.connection_event(id, event),
                 None => return,
             }
         }
     }
 
+    #[inline]
     fn message(&mut self, id: ConnectionId, message: Message) {
         self.core.stats.messages_received += 1;
         if sabotage::strikes(Bug::LoseMessage) {
@@ -351,7 +359,8 @@ impl<H: Handler> Driver<H> {
     fn connection_event(&mut self, id: ConnectionId, event: ConnectionEvent) {
         let (core, handler) = (&mut self.core, &mut self.handler);
         match event {
-            ConnectionEvent::Message(message) => self.message(id, message),
+            // Taken where it is found.
+            ConnectionEvent::Message => {}
             ConnectionEvent::Writable { link } => handler.writable(core, id, link),
             ConnectionEvent::Opened(peer) => {
                 tracing::debug!(connection = %id, peer = core.peer(id), "opened");
@@ -417,6 +426,9 @@ impl<H: Handler> Driver<H> {
 
     /// Tries again what waited for buffers.
     fn retry_stalled(&mut self) {
+        if !self.core.is_stalled() {
+            return;
+        }
         let mut stalled = std::mem::take(&mut self.stalled);
         self.core.take_stalled(&mut stalled);
         for id in stalled.drain(..) {

@@ -123,22 +123,26 @@ write_job() {
 
 # Assignments of what COMMAND gets of the caller's environment, and of what it gets to know about the machine.
 environment() {
-    local name prefix names=("${passed_always[@]}" ${passed_names[@]+"${passed_names[@]}"})
-    for prefix in "${passed_prefixes[@]}"; do
-        while read -r name; do
-            names+=("$name")
-        done < <(compgen -e "$prefix")
+    local variable name
+    for variable in "${caller_environment[@]}"; do
+        name="${variable%%=*}"
+        ! is_passed "$name" || export_line "$name" "${variable#*=}"
     done
-    PATH="$caller_path"
-    for name in "${names[@]}"; do
-        [[ "$name" != LC_ALL ]] || continue
-        [[ ! -v "$name" ]] || export_line "$name" "${!name}"
-    done
-    [[ -z "$caller_lc_all" ]] || export_line LC_ALL "$caller_lc_all"
     export_line PWD "$caller_directory"
     export_line SOFT_ROCE "$accelerator"
     export_line SOFT_ROCE_OUT "${out:-/run/soft-roce/out}"
     export_line SOFT_ROCE_DEVICES "$devices"
+}
+
+is_passed() {
+    local prefix
+    # A function that bash exports has a name that no other shell takes.
+    [[ "$1" =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || return 1
+    [[ " ${passed_always[*]} ${passed_names[*]-} " != *" $1 "* ]] || return 0
+    for prefix in "${passed_prefixes[@]}"; do
+        [[ "$1" != "$prefix"* ]] || return 0
+    done
+    return 1
 }
 
 export_line() { printf 'export %s=%s\n' "$1" "$(quoted "$2")"; }

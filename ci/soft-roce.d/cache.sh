@@ -11,6 +11,9 @@ kvm_seconds_max=15
 modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay veth rdma_rxe rdma_ucm ib_uverbs sch_netem)
 modules_if_there=(crc32_generic)
 
+# An initramfs that no run has used for so long belongs to another version of these scripts.
+initramfs_days_max=7
+
 # Set by `prepare`.
 kernel=
 initramfs=
@@ -117,7 +120,7 @@ find_initramfs() {
         echo "$kernel"
     } | sha256sum | cut -c 1-16)"
     initramfs="$cache/initramfs-$sum"
-    [[ -e "$initramfs" ]]
+    [[ -e "$initramfs" ]] && touch "$initramfs"
 }
 
 make_initramfs() {
@@ -131,6 +134,7 @@ make_initramfs() {
     (cd "$aside/initial" && find . | busybox cpio -o -H newc >../initramfs 2>/dev/null)
     mv "$aside/initramfs" "$initramfs"
     rm -rf "$aside"
+    find "$cache" -maxdepth 1 -name 'initramfs-*' -mtime "+$initramfs_days_max" -delete
 }
 
 # Copies each module after those that it depends on, and writes down that order. One that is built in has no file.

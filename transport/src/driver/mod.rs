@@ -47,6 +47,7 @@ use crate::time::{Clock, Timestamp};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::Drain;
 use wires::Wires;
 
 /// The settings of a driver. The defaults suit a broker or a client with up to some thousand connections.
@@ -291,16 +292,33 @@ impl<H: Handler> Driver<H> {
         // That a send is done is no news: what waited behind it leaves in this turn.
         let found = events.iter().any(|event| !matches!(event, WireEvent::Sent { .. }));
         if !events.is_empty() {
-            events.drain(..).for_each(|event| self.wire_event(kind, event));
+            self.wire_events(kind, events.drain(..));
         }
         self.events = events;
         outcome.map(|()| found)
     }
 
-    fn wire_event(&mut self, kind: WireKind, event: WireEvent) {
+    fn wire_events(&mut self, kind: WireKind, mut events: Drain<'_, WireEvent>) {
+        while let Some(event) = events.next() {
+            let goes_on = match (&event, events.as_slice().first()) {
+                (WireEvent::Received { channel, .. }, Some(WireEvent::Received { channel: next, .. })) => {
+                    channel == next
+                }
+                _ => false,
+            };
+            self.wire_event(kind, event, goes_on);
+        }
+    }
+
+    /// What arrives in several pieces that lie behind each other here is looked at with the last of them, and not as
+    /// often as there are pieces: `goes_on` with those before.
+    #[inline]
+    fn wire_event(&mut self, kind: WireKind, event: WireEvent, goes_on: bool) {
         match event {
             WireEvent::Received { channel, segment } => {
-                if let Some(id) = self.core.received(kind, channel, segment) {
+                if let Some(id) = self.core.received(kind, channel, segment)
+                    && !goes_on
+                {
                     self.pull(id);
                 }
             }

@@ -31,8 +31,8 @@ enum Command {
         /// The first one.
         #[arg(long, default_value_t = 0)]
         first: u64,
-        /// On so many threads.
-        #[arg(long, default_value_t = 2)]
+        /// On so many threads; one for each core if nothing is said.
+        #[arg(long, default_value_t = cores())]
         threads: usize,
         /// A file of seeds that are run before them, one a line; `#` begins a comment.
         #[arg(long)]
@@ -58,6 +58,10 @@ fn main() -> ExitCode {
             report(&runner::run_all(&seeds, threads, || {}))
         }
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
 fn run(seed: u64, trace: bool) -> ExitCode {

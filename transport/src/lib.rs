@@ -62,6 +62,8 @@
 pub mod backend;
 pub mod connection;
 pub mod driver;
+#[doc(hidden)]
+pub mod lane_turns;
 pub mod message;
 pub mod packing;
 pub mod pool;

@@ -29,11 +29,13 @@ pub enum Bug {
     ForgetReplay,
     /// A session charges a message to its link again when it begins again on another connection.
     ChargeTwice,
+    /// A reader takes it that lanes come in the order of their rank in a frame, and a message that does not for bulk.
+    TrustLaneOrder,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::LoseMessage,
         Self::LeakBuffer,
         Self::ForgetDeadline,
@@ -43,6 +45,7 @@ impl Bug {
         Self::SkipAcknowledgement,
         Self::ForgetReplay,
         Self::ChargeTwice,
+        Self::TrustLaneOrder,
     ];
 
     /// It strikes at one in so many occasions.
@@ -51,7 +54,11 @@ impl Bug {
         match self {
             Self::LoseMessage | Self::ForgetDeadline => 300,
             Self::LeakBuffer | Self::ReorderQueue => 20,
-            Self::LeakCredit | Self::TakeTwice | Self::ForgetReplay | Self::ChargeTwice => 1,
+            Self::LeakCredit
+            | Self::TakeTwice
+            | Self::ForgetReplay
+            | Self::ChargeTwice
+            | Self::TrustLaneOrder => 1,
             Self::SkipAcknowledgement => 50,
         }
     }
@@ -79,6 +86,25 @@ pub fn strikes(bug: Bug) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a bug that relies on ascending ranks does its harm now: whether this rank is below the last one that was told.
+/// `None` begins anew.
+#[cfg(feature = "simulation")]
+#[inline]
+pub fn strikes_below(bug: Bug, rank: Option<usize>) -> bool {
+    thread_local! {
+        static LAST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+    let last = LAST.replace(rank.unwrap_or_default());
+    rank.is_some_and(|rank| rank < last) && strikes(bug)
+}
+
+/// Never.
+#[cfg(not(feature = "simulation"))]
+#[inline(always)]
+pub const fn strikes_below(_: Bug, _: Option<usize>) -> bool {
+    false
 }
 
 /// Never.

@@ -103,8 +103,9 @@ impl Ends {
 
     fn take_out(&mut self, first: usize) -> usize {
         let mut messages = 0;
-        while let Some(parsed) = self.inbox.next(&mut self.pool).unwrap() {
-            if let Parsed::Message { message, .. } = parsed {
+        let mut arrived = None;
+        while let Some(parsed) = self.inbox.next(&mut self.pool, &mut arrived).unwrap() {
+            if let (Parsed::Message { .. }, Some(message)) = (parsed, arrived.take()) {
                 let expected = (first + messages) as u8;
                 assert_eq!(message.body.len(), self.bodies[0].len());
                 assert!(message.body.segments().all(|segment| segment.iter().all(|&byte| byte == expected)));

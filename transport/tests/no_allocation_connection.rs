@@ -49,9 +49,10 @@ impl End {
 
     /// Takes every event; a request is answered with its own body.
     fn pull(&mut self) {
-        while let Some(event) = self.connection.poll_event(NOW, &mut self.pool).unwrap() {
+        let mut arrived = None;
+        while let Some(event) = self.connection.poll_event(NOW, &mut self.pool, &mut arrived).unwrap() {
             match event {
-                ConnectionEvent::Message(message) => self.take(message),
+                ConnectionEvent::Message => self.take(arrived.take().unwrap()),
                 ConnectionEvent::Writable { .. } => self.writables += 1,
                 ConnectionEvent::AttachRequested(request) => {
                     self.connection.accept_link(request.link, ROOM).unwrap();

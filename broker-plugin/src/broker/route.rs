@@ -13,7 +13,11 @@ use underlay::proto::record::MessageKind;
 
 /// In.
 impl Broker {
-    pub(super) fn take_message(&mut self, core: &mut Core, connection: ConnectionId, mut message: Message) {
+    #[inline]
+    pub(super) fn take_message(&mut self, core: &mut Core, connection: ConnectionId, message: Message) {
+        // Once made, it is passed on: a message is long.
+        let mut entry = Entry::new(message, core.now());
+        let message = &mut entry.message;
         self.stats.messages_in += 1;
         let producer = match message.head.link.map(|link| self.peers.link(connection, link)) {
             Some(LinkUse::Producer(place)) => Some(place),
@@ -23,8 +27,7 @@ impl Broker {
             self.charge(place, Amount::of_message(message.body.len() as u64));
         }
         let is_reply = message.head.kind == MessageKind::Reply;
-        if self.passes_hop(core, connection, &mut message) {
-            let entry = Entry::new(message, core.now());
+        if self.passes_hop(core, connection, message) {
             if is_reply {
                 self.route_reply(core, connection, entry);
             } else {

@@ -122,7 +122,8 @@ impl RawPeer {
         let end = Instant::now() + PATIENCE;
         loop {
             self.flush();
-            while let Some(event) = self.connection.poll_event(self.clock.now(), &mut self.pool).unwrap() {
+            let now = self.clock.now();
+            while let Some(event) = self.connection.poll_event(now, &mut self.pool, &mut None).unwrap() {
                 if wanted(&event) {
                     self.flush();
                     return;

@@ -175,7 +175,7 @@ impl Handler for Watched {
     }
 
     fn interrupted(&mut self, core: &mut Core, connection: ConnectionId, reason: &CloseReason) {
-        self.oracle.ledger().transition(self.me, Transition::Interrupted);
+        self.oracle.ledger().lost_connection(self.me, reason);
         self.broker.interrupted(core, connection, reason);
     }
 

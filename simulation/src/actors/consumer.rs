@@ -148,8 +148,8 @@ impl Handler for Consumer {
         self.uplink.closed(core, reason);
     }
 
-    fn interrupted(&mut self, _: &mut Core, _: ConnectionId, _: &CloseReason) {
-        self.uplink.interrupted();
+    fn interrupted(&mut self, _: &mut Core, _: ConnectionId, reason: &CloseReason) {
+        self.uplink.interrupted(reason);
     }
 
     fn resumed(&mut self, _: &mut Core, _: ConnectionId, resumed: &Resumed) {

@@ -145,8 +145,8 @@ impl Handler for Producer {
         self.uplink.closed(core, reason);
     }
 
-    fn interrupted(&mut self, _: &mut Core, _: ConnectionId, _: &CloseReason) {
-        self.uplink.interrupted();
+    fn interrupted(&mut self, _: &mut Core, _: ConnectionId, reason: &CloseReason) {
+        self.uplink.interrupted(reason);
     }
 
     fn resumed(&mut self, core: &mut Core, _: ConnectionId, resumed: &Resumed) {

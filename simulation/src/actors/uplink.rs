@@ -73,8 +73,8 @@ impl Uplink {
         core.set_timer(RECONNECT_TIMER, core.now() + wait);
     }
 
-    pub(crate) fn interrupted(&mut self) {
-        self.oracle.ledger().transition(self.me, Transition::Interrupted);
+    pub(crate) fn interrupted(&mut self, reason: &CloseReason) {
+        self.oracle.ledger().lost_connection(self.me, reason);
     }
 
     pub(crate) fn resumed(&mut self, resumed: &Resumed) {

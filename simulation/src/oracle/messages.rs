@@ -21,19 +21,17 @@ pub(super) struct OneWay {
     holding: Holding,
 }
 
-/// Who has a message, on which reception, and since when.
+/// Who has a message, by reception.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holding {
     /// Nobody, or somebody who keeps it for good.
     Free,
     Held {
         reception: u32,
-        since: u64,
     },
     /// It was settled, and comes again only if nobody heard of that.
     Settled {
         reception: u32,
-        since: u64,
     },
 }
 
@@ -185,16 +183,20 @@ impl Ledger {
             Settling::Rejected => Transition::Rejected,
             Settling::Released => Transition::Released,
         });
-        let (reception, since) = (reception as u32, self.now);
-        let Some(message) = self.messages.get_mut(number as usize) else { return };
+        let reception = reception as u32;
+        let Some(&OneWay { holding, .. }) = self.messages.get(number as usize) else { return };
+        let has_it = matches!(holding, Holding::Held { reception: its } if its == reception);
+        let is_heard = has_it || self.may_come_again(holding);
+        let message = &mut self.messages[number as usize];
         match settling {
+            // Another one has it and is there, so the broker has ended this session and hears nothing of it.
+            Settling::Accepted | Settling::Rejected if !is_heard => {}
             Settling::Accepted | Settling::Rejected => {
                 self.missing -= usize::from(!std::mem::replace(&mut message.was_delivered, true));
-                message.holding = Holding::Settled { reception, since };
+                message.holding = Holding::Settled { reception };
             }
             // Unless others have it meanwhile, who were given it when the session had ended at its other end.
-            Settling::Released if matches!(message.holding, Holding::Held { reception: its, .. } if its == reception) =>
-            {
+            Settling::Released if has_it => {
                 self.missing += usize::from(std::mem::replace(&mut message.was_delivered, false));
                 message.holding = Holding::Free;
             }
@@ -206,7 +208,7 @@ impl Ledger {
     pub fn reception_ended(&mut self, reception: usize) {
         self.receptions[reception].has_ended = true;
         for message in &mut self.messages {
-            if matches!(message.holding, Holding::Held { reception: its, .. } if its as usize == reception) {
+            if matches!(message.holding, Holding::Held { reception: its } if its as usize == reception) {
                 self.missing += usize::from(std::mem::replace(&mut message.was_delivered, false));
             }
         }
@@ -222,13 +224,21 @@ impl Ledger {
         }
     }
 
-    /// Whether a message may be given out again: whoever has it has parted from the broker since, at either end.
+    /// Whether a message may be given out again: the session of whoever has it may be over at the broker.
     fn may_come_again(&self, holding: Holding) -> bool {
-        let (Holding::Held { reception, since } | Holding::Settled { reception, since }) = holding else {
-            return true;
-        };
-        let Reception { actor, broker, .. } = self.receptions[reception as usize];
-        self.have_parted_since(actor, broker, since)
+        match holding {
+            Holding::Free => true,
+            Holding::Held { reception } | Holding::Settled { reception } => {
+                self.may_be_over(reception as usize)
+            }
+        }
+    }
+
+    /// Whether a session has ended at one of its ends at least. The broker may be the first to know: then the consumer
+    /// still takes what had reached it before, and what it says of that is not heard.
+    fn may_be_over(&self, reception: usize) -> bool {
+        let Reception { actor, broker, began_at, .. } = self.receptions[reception];
+        self.have_parted_since(actor, broker, began_at)
     }
 
     /// A message was given to an application.
@@ -257,9 +267,9 @@ impl Ledger {
         let Some(&OneWay { was_given, holding, .. }) = self.messages.get(number as usize) else {
             return Err("nobody has sent it".to_owned());
         };
-        let Reception { actor, broker, began_at, settles, .. } = self.receptions[reception];
+        let settles = self.receptions[reception].settles;
         // Whoever was away for longer than its session lives finds what others were given meanwhile.
-        let may_be_stale = settles && self.have_parted_since(actor, broker, began_at);
+        let may_be_stale = settles && self.may_be_over(reception);
         let may_come_again = self.may_come_again(holding);
         let message = &mut self.messages[number as usize];
         if body.len() != message.bytes as usize || !is_body_of(body, number) {
@@ -273,12 +283,14 @@ impl Ledger {
                 return Err(format!("it is redelivered, and is {holding:?} by one that is there"));
             }
         }
-        message.was_given = true;
-        if settles {
-            message.holding = Holding::Held { reception: reception as u32, since: self.now };
-        }
-        if !std::mem::replace(&mut message.was_delivered, true) {
-            self.missing -= 1;
+        // Such a copy changes nothing of who has the message: others may have settled it, and then it is not lost when
+        // this session ends; or have lost it, and then it must come again all the same.
+        if !(was_given && may_be_stale) {
+            message.was_given = true;
+            if settles {
+                message.holding = Holding::Held { reception: reception as u32 };
+            }
+            self.missing -= usize::from(!std::mem::replace(&mut message.was_delivered, true));
         }
         let (sender, lane, sequence) = (message.sender as usize, message.lane, message.sequence);
         let least = &mut self.receptions[reception].least;
@@ -348,10 +360,84 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oracle::Oracle;
     use underlay::pool::{Pool, PoolConfig};
 
     fn pool() -> Pool {
         Pool::new(PoolConfig { slab_bytes: 64 << 10, huge_pages: false, ..PoolConfig::default() }).unwrap()
+    }
+
+    const PRODUCER: ActorId = ActorId(0);
+    const BROKER: ActorId = ActorId(1);
+    const AWAY: ActorId = ActorId(2);
+    const OTHER: ActorId = ActorId(3);
+
+    /// One message, number 0, and two consumers that settle: the broker has ended its session with the first one, which
+    /// has not heard of that.
+    fn while_one_is_away(then: impl FnOnce(&mut Ledger, &Body, usize, usize)) -> (Option<String>, usize) {
+        let names = ["producer", "broker", "away", "other"].map(str::to_owned).to_vec();
+        let oracle = Oracle::new(names, false);
+        let mut ledger = oracle.ledger();
+        let [away, other] = [AWAY, OTHER].map(|consumer| ledger.reception(consumer, BROKER, true));
+        ledger.now = 1;
+        ledger.part(BROKER, AWAY);
+        ledger.now = 2;
+        let sender = ledger.sender(PRODUCER, BROKER);
+        ledger.sent(sender, Lane::Normal, 20);
+        let mut bytes = Vec::new();
+        write_body(0, 20, &mut bytes);
+        then(&mut ledger, &pool().copy_body(&bytes).unwrap(), away, other);
+        (ledger.failure().map(str::to_owned), ledger.unexcused())
+    }
+
+    #[test]
+    fn what_another_one_has_settled_is_not_lost_with_one_that_was_away() {
+        let outcome = while_one_is_away(|ledger, body, away, other| {
+            ledger.received(other, body, true);
+            ledger.settled(other, 0, Settling::Accepted);
+            ledger.received(away, body, false);
+            ledger.reception_ended(away);
+        });
+        assert_eq!(outcome, (None, 0));
+    }
+
+    #[test]
+    fn what_another_one_had_and_lost_must_come_again_whatever_one_says_that_was_away() {
+        let outcome = while_one_is_away(|ledger, body, away, other| {
+            ledger.received(other, body, true);
+            ledger.received(away, body, false);
+            ledger.settled(away, 0, Settling::Accepted);
+            ledger.reception_ended(other);
+            ledger.reception_ended(away);
+        });
+        assert_eq!(outcome, (None, 1));
+    }
+
+    #[test]
+    fn what_one_that_was_away_finds_first_may_be_given_to_another_one() {
+        let outcome = while_one_is_away(|ledger, body, away, other| {
+            ledger.received(away, body, false);
+            ledger.received(other, body, true);
+            ledger.reception_ended(away);
+        });
+        assert_eq!(outcome, (None, 0));
+    }
+
+    #[test]
+    fn what_one_that_is_there_has_or_has_settled_comes_to_nobody_else() {
+        for settles in [false, true] {
+            let (failure, _) = while_one_is_away(|ledger, body, away, other| {
+                ledger.received(other, body, true);
+                ledger.received(away, body, false);
+                if settles {
+                    ledger.settled(other, 0, Settling::Accepted);
+                }
+                let third = ledger.reception(PRODUCER, BROKER, true);
+                ledger.now = 3;
+                ledger.received(third, body, true);
+            });
+            assert!(failure.is_some_and(|failure| failure.contains("by one that is there")));
+        }
     }
 
     #[test]

@@ -122,6 +122,16 @@ fn is_of_connection(reason: &CloseReason) -> bool {
     )
 }
 
+/// How a connection ended that nobody closed.
+fn end_of_connection(reason: &CloseReason) -> Transition {
+    match reason {
+        CloseReason::FrameTimeout(_) | CloseReason::BulkTimeout(_) => Transition::Unfinished,
+        CloseReason::PeerSilent(_) => Transition::PeerSilent,
+        CloseReason::PeerNotReading(_) => Transition::PeerNotReading,
+        _ => Transition::ChannelEnded,
+    }
+}
+
 impl Ledger {
     /// Something is wrong. The first failure counts; what follows from it does not.
     pub fn fail(&mut self, what: impl Into<String>) {
@@ -207,10 +217,7 @@ impl Ledger {
             CloseReason::Local { .. } => Transition::ClosedHere,
             CloseReason::Peer { .. } => Transition::ClosedByPeer,
             CloseReason::HandshakeTimeout(_) => Transition::HandshakeTimeout,
-            CloseReason::FrameTimeout(_) | CloseReason::BulkTimeout(_) => Transition::Unfinished,
-            CloseReason::PeerSilent(_) => Transition::PeerSilent,
-            CloseReason::PeerNotReading(_) => Transition::PeerNotReading,
-            _ => Transition::ChannelEnded,
+            _ => end_of_connection(reason),
         };
         if matches!(reason, CloseReason::HandshakeTimeout(_)) && with.is_none() {
             self.coverage.transition(Transition::HandshakeTimeout);
@@ -229,6 +236,12 @@ impl Ledger {
         for other in with {
             self.part(at, other);
         }
+    }
+
+    /// A session of a process has lost its connection, for this reason, and waits for another one.
+    pub fn lost_connection(&mut self, at: ActorId, reason: &CloseReason) {
+        self.transition(at, Transition::Interrupted);
+        self.coverage.transition(end_of_connection(reason));
     }
 
     /// A process says that a session of its has no connection for a while.

@@ -4,10 +4,11 @@
 //! what the plan of faults says, and asks after each step whether anything is wrong. When the work is done it mends
 //! everything, waits until whatever can still arrive has arrived, closes everything, and looks for what is left.
 //!
-//! `plan` draws who there is and what they do, `faults` what happens to them, `process` keeps one of them through its
-//! lives.
+//! `plan` draws who there is and what they do, `faults` what happens to them and `lanes` one of these faults, `process`
+//! keeps one of them through its lives.
 
 mod faults;
+mod lanes;
 mod plan;
 mod process;
 
@@ -16,6 +17,7 @@ use crate::network::{Climate, MILLISECOND, NEVER, Network, Reading, SECOND};
 use crate::oracle::Oracle;
 use crate::random::Random;
 use faults::FaultPlan;
+use lanes::LanePlan;
 pub(crate) use plan::PRODUCERS_MAX;
 use plan::Plan;
 use process::Process;
@@ -49,6 +51,9 @@ const LATE_MAX: u64 = 7 * SECOND;
 /// Everything has closed within so much time.
 const CLOSE_MAX: u64 = 20 * SECOND;
 
+/// What the lanes' own numbers follow from, together with the seed: as above, what was there before stays as it was.
+const LANES_SEED: u64 = 0x6c61_6e65_7300_0000;
+
 /// The most turns that processes have at one moment.
 const TURNS_AT_ONCE_MAX: usize = 100_000;
 
@@ -61,6 +66,7 @@ pub(crate) struct World {
     processes: Vec<Process>,
     plan: Plan,
     faults: FaultPlan,
+    lanes: LanePlan,
     /// When the invariants that cost something are looked at next.
     look_at: u64,
     turns_at_once: usize,
@@ -85,9 +91,10 @@ impl World {
         let oracle = Oracle::new(plan.names(), is_printed);
         let processes = plan.names().iter().map(|name| Process::new(network.host(name))).collect();
         let faults = FaultPlan::drawn(random.fork(), plan.duration, more.fork());
+        let lanes = LanePlan::drawn(Random::new(seed ^ LANES_SEED), plan.duration);
         let (now, look_at, turns_at_once) = (0, 0, 0);
         let mut world =
-            Self { now, random, network, oracle, processes, plan, faults, look_at, turns_at_once };
+            Self { now, random, network, oracle, processes, plan, faults, lanes, look_at, turns_at_once };
         (0..world.processes.len()).for_each(|place| world.start(place));
         world
     }
@@ -149,7 +156,8 @@ impl World {
     /// Goes to the next moment at which something happens, or to `until`.
     fn step(&mut self, until: u64) {
         let due = self.processes.iter().map(|process| process.due(self.now)).min().unwrap_or(NEVER);
-        let next = due.min(self.network.next_due()).min(self.faults.next_due()).min(until).max(self.now);
+        let next = due.min(self.network.next_due()).min(self.faults.next_due()).min(self.lanes.next_due());
+        let next = next.min(until).max(self.now);
         if next > self.now {
             self.turns_at_once = 0;
         }
@@ -157,6 +165,7 @@ impl World {
         self.oracle.ledger().now = next;
         let news = self.network.advance(next);
         self.do_damage();
+        self.disorder_lanes();
         let count = self.processes.len();
         let first = self.random.place(count);
         for step in 0..count {
@@ -180,7 +189,7 @@ impl World {
             return self.start(place);
         }
         self.turns_at_once += 1;
-        match self.processes[place].turn(self.now) {
+        match self.turn_process(place) {
             Ok(()) if self.turns_at_once > TURNS_AT_ONCE_MAX => self.fail("time stands still"),
             Ok(()) => self.see_off(place),
             Err(error) => self.fail(&format!("a driver failed: {error}")),
@@ -225,6 +234,7 @@ impl World {
     fn mend(&mut self) {
         self.oracle.ledger().say(|| "--- everything is mended".to_owned());
         self.faults.stop();
+        self.lanes.stop();
         self.network.clear_up();
         for process in &mut self.processes {
             process.wake(self.now);

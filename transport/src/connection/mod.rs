@@ -28,7 +28,6 @@ pub use settlement::Deliveries;
 pub(crate) use state::Connection;
 pub(crate) use streams::Streams;
 
-use crate::message::Message;
 use crate::packing::OutboxFull;
 use crate::pool::PoolError;
 use crate::proto::control::{CloseCode, DetachCode, LinkRole, Outcome};
@@ -140,8 +139,9 @@ pub enum ConnectionEvent {
         /// For people.
         text: String,
     },
-    /// A message arrived.
-    Message(Message),
+    /// A message arrived. It is long, and so it is not moved about as a part of this: whoever polls has lent a place for
+    /// it.
+    Message,
     /// A link that had run out of credit may send again.
     Writable {
         /// The link.

@@ -238,8 +238,9 @@ impl Open {
     /// After the end: drops what arrives, and says whether the peer has closed its end, or cannot be understood.
     pub(super) fn finds_close(&mut self, pool: &mut Pool) -> bool {
         let limits = self.parameters.limits();
+        let mut arrived = None;
         loop {
-            match self.inbox.next(pool) {
+            match self.inbox.next(pool, &mut arrived) {
                 Ok(Some(Parsed::Control)) => match Control::parse(self.inbox.control_record(), &limits) {
                     Ok(Some(Control::Close(_))) | Err(_) => return true,
                     Ok(_) => {}
@@ -251,56 +252,76 @@ impl Open {
         }
     }
 
-    /// Takes what has arrived apart until there is a message or an event, or nothing more.
+    /// Takes what has arrived apart until there is a message or an event, or nothing more. True with a message, which is
+    /// then in `arrived`.
     pub(super) fn poll(
         &mut self,
         streams: &mut Streams,
         now: Timestamp,
         pool: &mut Pool,
         events: &mut VecDeque<ConnectionEvent>,
-    ) -> Result<Option<Message>, InboxError> {
+        arrived: &mut Option<Message>,
+    ) -> Result<bool, InboxError> {
         while events.is_empty() && self.closed_by_peer.is_none() {
             if self.reads.is_some() {
                 if let Some(message) = self.unpark(streams, now)? {
-                    return Ok(Some(message));
+                    *arrived = Some(message);
+                    return Ok(true);
                 }
                 if self.release_detach(streams, now, events)? {
                     continue;
                 }
                 if self.is_full() || self.is_abandoned(pool) {
-                    return Ok(None);
+                    return Ok(false);
                 }
             }
-            // Matched where it is: `?` would move the whole message once more.
-            match self.inbox.next(pool) {
+            // Matched where it is: `?` would move a whole header once more for each piece.
+            match self.inbox.next(pool, arrived) {
                 Err(error) => return Err(error),
-                Ok(None) => return Ok(None),
+                Ok(None) => return Ok(false),
                 Ok(Some(Parsed::Frame(header))) => self.begin_frame(streams, &header)?,
                 Ok(Some(Parsed::FrameEnd)) => self.frames.release(1),
                 Ok(Some(Parsed::Control)) => self.handle_control(streams, now, events)?,
                 Ok(Some(Parsed::Part { begins, missing_bytes })) => {
-                    if let Some(head) = &begins {
+                    if let Some(head) = begins.and_then(|lane| self.inbox.unfinished_head(lane)) {
                         self.begin_bulk(streams, head)?;
                     }
                     self.receive_chunk(missing_bytes)?;
                 }
-                Ok(Some(Parsed::Offer { message })) => self.take_offer(streams, message)?,
-                Ok(Some(Parsed::Message { mut message, is_bulk, .. })) => {
+                Ok(Some(Parsed::Offer)) => {
+                    if let Some(message) = arrived.take() {
+                        self.take_offer(streams, message)?;
+                    }
+                }
+                Ok(Some(Parsed::Message { is_bulk, .. })) => {
                     if is_bulk {
                         self.receive_chunk(0)?;
                     }
-                    self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
-                    if self.parks(&message) {
-                        self.park(streams, message)?;
-                        continue;
+                    if self.takes(streams, now, arrived)? {
+                        return Ok(true);
                     }
-                    if streams.take(&mut message, now)? {
-                        return Ok(Some(message));
-                    }
+                    *arrived = None;
                 }
             }
         }
-        Ok(None)
+        Ok(false)
+    }
+
+    /// Whether a message that has arrived is the next to be given, as it is. If not, it was held already, or it waits
+    /// for others.
+    #[inline]
+    fn takes(
+        &mut self,
+        streams: &mut Streams,
+        now: Timestamp,
+        arrived: &mut Option<Message>,
+    ) -> Result<bool, PeerMisbehaved> {
+        let Some(message) = arrived else { return Ok(false) };
+        self.lane_order.accept(message.head.lane, message.head.lane_sequence)?;
+        if self.parks(message) {
+            return arrived.take().map_or(Ok(()), |message| self.park(streams, message)).map(|()| false);
+        }
+        streams.take(message, now)
     }
 
     fn begin_frame(&mut self, streams: &mut Streams, header: &FrameHeader) -> Result<(), PeerMisbehaved> {

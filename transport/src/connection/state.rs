@@ -5,6 +5,7 @@ use super::open::Open;
 use super::streams::Streams;
 use super::times::{Times, acknowledge_timeout};
 use super::{ChannelTraits, CloseReason, ConnectionConfig, ConnectionEvent, Identity, ReadFailure};
+use crate::message::Message;
 use crate::packing::InboxError;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
 use crate::proto::control::{Close, CloseCode, Control, RefusalCode};
@@ -207,7 +208,7 @@ impl Connection {
         self.events.push_back(ConnectionEvent::Opened(negotiated));
     }
 
-    /// The next event, or `None` until more has arrived.
+    /// The next event, or `None` until more has arrived. A message is written to `arrived`.
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
@@ -217,6 +218,7 @@ impl Connection {
         streams: Option<&mut Streams>,
         now: Timestamp,
         pool: &mut Pool,
+        arrived: &mut Option<Message>,
     ) -> Result<Option<ConnectionEvent>, PoolError> {
         if let Some(event) = self.events.pop_front() {
             return Ok(Some(event));
@@ -233,13 +235,16 @@ impl Connection {
                 }
                 return Ok(None);
             }
-            let polled = open.poll(streams, now, pool, &mut self.events);
+            let polled = open.poll(streams, now, pool, &mut self.events, arrived);
+            if matches!(polled, Ok(true)) {
+                // What is behind it is still to be looked at, and what that leaves unfinished is noted then.
+                return Ok(Some(ConnectionEvent::Message));
+            }
             self.times.note_unfinished(open.unfinished_frame(), now);
             let awaits_chunks = open.inbox.has_unfinished() && !open.is_full();
             self.times.note_bulk(awaits_chunks, open.chunks_received(), now);
             match polled {
-                Ok(Some(message)) => return Ok(Some(ConnectionEvent::Message(message))),
-                Ok(None) => {
+                Ok(_) => {
                     if let Some(text) = control_past_limit(streams) {
                         self.end(CloseReason::ResourceLimit(text), now);
                     }

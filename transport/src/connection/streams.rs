@@ -137,9 +137,11 @@ impl Streams {
     #[inline]
     pub(super) fn push_due(&mut self, may_send_data: bool) {
         let Self { links, outbox, .. } = self;
-        links.take_due(|link, credit| {
-            encoded(&Control::Flow(Flow { link, credit }), |record| outbox.push_control(record));
-        });
+        if links.has_due() {
+            links.take_due(|link, credit| {
+                encoded(&Control::Flow(Flow { link, credit }), |record| outbox.push_control(record));
+            });
+        }
         if links.has_settlements() {
             let shares_frame = may_send_data && outbox.fits_one_frame();
             self.push_settlements(shares_frame);

@@ -142,9 +142,14 @@ pub(super) fn acknowledge_timeout(config: &ConnectionConfig) -> Duration {
 
 impl Starvation {
     /// A limit that has risen is progress, even if all of it is used up again: its time starts anew.
+    #[inline]
     fn note(&mut self, is_starved: bool, limit: u64, now: Timestamp) {
+        if !is_starved {
+            self.since = None;
+            return;
+        }
         let went_on = self.since.filter(|_| self.limit == limit);
-        self.since = is_starved.then(|| went_on.unwrap_or(now));
+        self.since = Some(went_on.unwrap_or(now));
         self.limit = limit;
     }
 }

@@ -48,6 +48,7 @@ use crate::time::{Clock, Timestamp};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::Drain;
 use wires::Wires;
 
 /// The settings of a driver. The defaults suit a broker or a client with up to some thousand connections.
@@ -297,15 +298,34 @@ impl<H: Handler> Driver<H> {
         let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);
         // That a send is done is no news: what waited behind it leaves in this turn.
         let found = events.iter().any(|event| !matches!(event, WireEvent::Sent { .. }));
-        events.drain(..).for_each(|event| self.wire_event(kind, event));
+        if !events.is_empty() {
+            self.wire_events(kind, events.drain(..));
+        }
         self.events = events;
         outcome.map(|()| found)
     }
 
-    fn wire_event(&mut self, kind: WireKind, event: WireEvent) {
+    fn wire_events(&mut self, kind: WireKind, mut events: Drain<'_, WireEvent>) {
+        while let Some(event) = events.next() {
+            let goes_on = match (&event, events.as_slice().first()) {
+                (WireEvent::Received { channel, .. }, Some(WireEvent::Received { channel: next, .. })) => {
+                    channel == next
+                }
+                _ => false,
+            };
+            self.wire_event(kind, event, goes_on);
+        }
+    }
+
+    /// What arrives in several pieces that lie behind each other here is looked at with the last of them, and not as
+    /// often as there are pieces: `goes_on` with those before.
+    #[inline]
+    fn wire_event(&mut self, kind: WireKind, event: WireEvent, goes_on: bool) {
         match event {
             WireEvent::Received { channel, segment } => {
-                if let Some(id) = self.core.received(kind, channel, segment) {
+                if let Some(id) = self.core.received(kind, channel, segment)
+                    && !goes_on
+                {
                     self.pull(id);
                 }
             }
@@ -338,15 +358,21 @@ impl<H: Handler> Driver<H> {
 
     fn deliver(&mut self, id: ConnectionId) {
         loop {
-            // Matched where it is: a message is long, and each step that takes it as an event moves it once more.
-            match self.core.poll_event(id) {
-                Some(ConnectionEvent::Message(message)) => self.message(id, message),
+            // A message is long: what finds it writes it here, and nothing moves it before the handler does.
+            let mut arrived = None;
+            match self.core.poll_event(id, &mut arrived) {
+                Some(ConnectionEvent::Message) => {
+                    if let Some(message) = arrived {
+                        self.message(id, message);
+                    }
+                }
                 Some(event) => self.connection_event(id, event),
                 None => return,
             }
         }
     }
 
+    #[inline]
     fn message(&mut self, id: ConnectionId, message: Message) {
         self.core.stats.messages_received += 1;
         if sabotage::strikes(Bug::LoseMessage) {
@@ -358,7 +384,8 @@ impl<H: Handler> Driver<H> {
     fn connection_event(&mut self, id: ConnectionId, event: ConnectionEvent) {
         let (core, handler) = (&mut self.core, &mut self.handler);
         match event {
-            ConnectionEvent::Message(message) => self.message(id, message),
+            // Taken where it is found.
+            ConnectionEvent::Message => {}
             ConnectionEvent::Writable { link } => handler.writable(core, id, link),
             ConnectionEvent::Opened(peer) => {
                 tracing::debug!(connection = %id, peer = core.peer(id), "opened");
@@ -424,6 +451,9 @@ impl<H: Handler> Driver<H> {
 
     /// Tries again what waited for buffers.
     fn retry_stalled(&mut self) {
+        if !self.core.is_stalled() {
+            return;
+        }
         let mut stalled = std::mem::take(&mut self.stalled);
         self.core.take_stalled(&mut stalled);
         for id in stalled.drain(..) {

@@ -88,7 +88,15 @@ impl Timers {
     /// Takes one key whose deadline is at or before `now`, the earliest first, and clears its deadline. Call it until
     /// it returns `None`; between the calls deadlines may be set, but a key that is set to `now` or before comes
     /// again at once.
+    #[inline]
     pub(crate) fn pop_expired(&mut self, now: Timestamp) -> Option<usize> {
+        if self.next().is_none_or(|due| due > now) {
+            return None;
+        }
+        self.pop_due(now)
+    }
+
+    fn pop_due(&mut self, now: Timestamp) -> Option<usize> {
         while let Some(&Reverse((due, key))) = self.heap.peek() {
             if due > now {
                 return None;

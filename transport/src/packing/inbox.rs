@@ -5,7 +5,8 @@ use crate::message::Message;
 use crate::pool::{BUFFER_BYTES_MAX, Body, Pool, PoolError, Segment, join_short_segments};
 use crate::proto::frame::{FrameBudget, FrameHeader, check_padding};
 use crate::proto::record::{BodyProgress, ChunkHead, MessageHead, RecordKind, RecordPeek};
-use crate::proto::{FRAME_HEADER_BYTES, HEAD_BYTES_MAX, LANES, Limits, PeerMisbehaved};
+use crate::proto::{FRAME_HEADER_BYTES, HEAD_BYTES_MAX, LANES, Lane, Limits, PeerMisbehaved};
+use crate::sabotage::{self, Bug};
 use std::collections::VecDeque;
 use thiserror::Error;
 
@@ -63,25 +64,20 @@ pub enum Parsed {
     Frame(FrameHeader),
     /// A control record: [`Inbox::control_record`] has its bytes until the next call.
     Control,
-    /// A whole message.
+    /// A whole message has arrived.
     Message {
-        /// The message.
-        message: Message,
         /// Its body took chunk credit.
         is_bulk: bool,
         /// It began in an earlier record, which was reported as [`Parsed::Part`].
         had_begun: bool,
     },
-    /// A message whose body is not here but offered for a one-sided read: [`Inbox::descriptor`] says where, until the
-    /// next call. Its head says how long it is, and no more that it was offered.
-    Offer {
-        /// The message, without its body.
-        message: Message,
-    },
+    /// A message has arrived whose body is not here but offered for a one-sided read: [`Inbox::descriptor`] says where,
+    /// until the next call. Its head says how long it is, and no more that it was offered.
+    Offer,
     /// A part of a bulk message, which takes chunk credit.
     Part {
-        /// The head of the message, if it begins here.
-        begins: Option<MessageHead>,
+        /// The lane of the message, if it begins here: [`Inbox::unfinished_head`] is its head.
+        begins: Option<Lane>,
         /// Bytes that are still missing.
         missing_bytes: u64,
     },
@@ -101,8 +97,8 @@ pub enum InboxError {
     Pool(#[from] PoolError),
 }
 
-/// What [`Inbox::next`] finds. What finds a record says it in the same words, so that a message is not moved from one
-/// into the other.
+/// What [`Inbox::next`] finds. What finds a record says it in the same words, so that nothing is moved from one into the
+/// other.
 type Next = Result<Option<Parsed>, InboxError>;
 
 impl Inbox {
@@ -139,13 +135,13 @@ impl Inbox {
         self.unfinished.iter().any(Option::is_some)
     }
 
-    /// The next piece, or `None` until more has arrived.
+    /// The next piece, or `None` until more has arrived. A message is written to `arrived`, at its place: it is long,
+    /// and whoever hands a result on would move it once more.
     ///
     /// # Errors
     /// [`InboxError::Peer`] ends it for good; after [`InboxError::Pool`] the same call may succeed later.
-    #[allow(clippy::should_implement_trait)] // an iterator could not borrow the pool
-    #[inline] // so that only a message is moved as one: what the other calls find is small
-    pub fn next(&mut self, pool: &mut Pool) -> Next {
+    #[inline]
+    pub fn next(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
         match &self.frame {
             None if self.available < FRAME_HEADER_BYTES => Ok(None),
             None => Ok(self.begin_frame(pool)?.map(Parsed::Frame)),
@@ -154,10 +150,10 @@ impl Inbox {
                 Ok(Some(Parsed::FrameEnd))
             }
             Some(_) => {
-                let taken = self.take_record(pool);
+                let taken = self.take_record(pool, arrived);
                 if let Err(InboxError::Pool(PoolError::TooManySegments { .. })) = taken {
                     self.join_all(pool)?;
-                    return self.take_record(pool);
+                    return self.take_record(pool, arrived);
                 }
                 taken
             }
@@ -178,12 +174,16 @@ impl Inbox {
         &self.scratch
     }
 
+    /// The head of a lane's bulk message of which chunks are missing.
+    pub fn unfinished_head(&self, lane: Lane) -> Option<&MessageHead> {
+        self.unfinished[lane.index()].as_ref().map(|unfinished| &unfinished.message.head)
+    }
+
     /// Where the body can be read that was reported last as offered.
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
 
-    #[inline(never)] // see `next`
     fn begin_frame(&mut self, pool: &mut Pool) -> Result<Option<FrameHeader>, PeerMisbehaved> {
         if self.available < FRAME_HEADER_BYTES {
             return Ok(None);
@@ -197,6 +197,7 @@ impl Inbox {
         }
         self.join_at_segments = SEGMENTS_BEFORE_JOINING;
         self.consume(FRAME_HEADER_BYTES);
+        sabotage::strikes_below(Bug::TrustLaneOrder, None);
         let budget = FrameBudget::new(&header);
         let padding_bytes = header.padding_bytes() as usize;
         self.frame = Some(OpenFrame { budget, padding_bytes, offset: FRAME_HEADER_BYTES as u32 });
@@ -212,7 +213,6 @@ impl Inbox {
         }
     }
 
-    #[inline(never)] // see `next`
     fn end_frame(&mut self) -> Result<(), PeerMisbehaved> {
         let Some(frame) = self.frame.take() else { return Ok(()) };
         check_padding(self.peek(frame.padding_bytes), frame.offset)?;
@@ -220,8 +220,7 @@ impl Inbox {
         Ok(())
     }
 
-    #[inline(never)] // see `next`
-    fn take_record(&mut self, pool: &mut Pool) -> Next {
+    fn take_record(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
         const PEEK_BYTES: u32 = 8;
         let limits = self.limits;
         let Some(frame) = &self.frame else { return Ok(Some(Parsed::FrameEnd)) };
@@ -237,8 +236,8 @@ impl Inbox {
         budget.check_head(&peek)?;
         match peek.kind {
             RecordKind::Control(_) => self.take_control(peek.head_bytes, budget),
-            RecordKind::Chunk => self.take_chunk(peek.head_bytes, budget, pool),
-            RecordKind::Message(_) => self.take_message(peek.head_bytes, budget, pool),
+            RecordKind::Chunk => self.take_chunk(peek.head_bytes, budget, pool, arrived),
+            RecordKind::Message(_) => self.take_message(peek.head_bytes, budget, pool, arrived),
         }
     }
 
@@ -249,36 +248,53 @@ impl Inbox {
         Ok(Some(Parsed::Control))
     }
 
-    fn take_message(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {
+    fn take_message(
+        &mut self,
+        head_bytes: u16,
+        budget: FrameBudget,
+        pool: &mut Pool,
+        arrived: &mut Option<Message>,
+    ) -> Next {
         let limits = self.limits;
-        let (head, extensions) = MessageHead::parse(self.peek(head_bytes.into()), &limits)?;
+        let (mut head, extensions) = MessageHead::parse(self.peek(head_bytes.into()), &limits)?;
+        let lane = head.lane;
         if head.offered {
-            return self.take_offer(head_bytes, budget, pool);
+            return self.take_offer(head_bytes, budget, pool, arrived);
         }
         let extensions_at = head.extensions_at()..head.extensions_at() + extensions.as_bytes().len();
-        if self.unfinished[head.lane.index()].is_some() {
-            return Err(PeerMisbehaved::MessageBetweenChunks { lane: head.lane }.into());
+        if self.unfinished[lane.index()].is_some() {
+            return Err(PeerMisbehaved::MessageBetweenChunks { lane }.into());
         }
         let mut after = budget;
         let padding = after.take(head_bytes, head.body_bytes)?;
         let body = self.body_at(head_bytes.into(), head.body_bytes as usize, pool)?;
         let extensions = self.cut_extensions(head_bytes.into(), extensions_at, pool)?;
         self.finish_record(after, head_bytes, head.body_bytes, padding)?;
-        let message = Message { head, extensions, body, position: 0 };
+        if sabotage::strikes_below(Bug::TrustLaneOrder, Some(lane.index())) {
+            head.lane = Lane::Bulk;
+        }
         let is_bulk = self.rules.is_bulk(head.total_body_bytes);
         if !head.more() {
-            return Ok(Some(Parsed::Message { message, is_bulk, had_begun: false }));
+            *arrived = Some(Message { head, extensions, body, position: 0 });
+            return Ok(Some(Parsed::Message { is_bulk, had_begun: false }));
         }
+        let message = Message { head, extensions, body, position: 0 };
         let progress = BodyProgress::new(head.body_bytes.into(), head.total_body_bytes);
         let missing_bytes = head.total_body_bytes - progress.received();
-        self.unfinished[head.lane.index()] =
+        self.unfinished[lane.index()] =
             Some(Unfinished { message, progress, join_at_segments: SEGMENTS_BEFORE_JOINING });
-        Ok(Some(Parsed::Part { begins: Some(head), missing_bytes }))
+        Ok(Some(Parsed::Part { begins: Some(lane), missing_bytes }))
     }
 
     /// A message whose body is offered. What only concerns this connection is taken out of its head.
     #[inline(never)] // rare, and no business of the others
-    fn take_offer(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {
+    fn take_offer(
+        &mut self,
+        head_bytes: u16,
+        budget: FrameBudget,
+        pool: &mut Pool,
+        arrived: &mut Option<Message>,
+    ) -> Next {
         let limits = self.limits;
         let (head, extensions) = MessageHead::parse(self.peek(head_bytes.into()), &limits)?;
         let mut descriptor = Descriptor::new();
@@ -295,10 +311,17 @@ impl Inbox {
         self.finish_record(after, head_bytes, 0, padding)?;
         self.descriptor = descriptor;
         let head = MessageHead { offered: false, ..head };
-        Ok(Some(Parsed::Offer { message: Message { head, extensions, body: Body::new(), position: 0 } }))
+        *arrived = Some(Message { head, extensions, body: Body::new(), position: 0 });
+        Ok(Some(Parsed::Offer))
     }
 
-    fn take_chunk(&mut self, head_bytes: u16, budget: FrameBudget, pool: &mut Pool) -> Next {
+    fn take_chunk(
+        &mut self,
+        head_bytes: u16,
+        budget: FrameBudget,
+        pool: &mut Pool,
+        arrived: &mut Option<Message>,
+    ) -> Next {
         let limits = self.limits;
         let chunk = ChunkHead::parse(self.peek(head_bytes.into()), &limits)?;
         let mut after = budget;
@@ -309,7 +332,8 @@ impl Inbox {
         let slot = &mut self.unfinished[chunk.lane.index()];
         match slot.take_if(|_| complete) {
             Some(Unfinished { message, .. }) => {
-                Ok(Some(Parsed::Message { message, is_bulk: true, had_begun: true }))
+                *arrived = Some(message);
+                Ok(Some(Parsed::Message { is_bulk: true, had_begun: true }))
             }
             None => {
                 let missing = |unfinished: &Unfinished| {
@@ -344,7 +368,17 @@ impl Inbox {
     }
 
     /// The bytes of a body that lies `skip` bytes ahead.
+    #[inline]
     fn body_at(&self, skip: usize, bytes: usize, pool: &mut Pool) -> Result<Body, PoolError> {
+        match self.segments.front() {
+            // As it mostly is: a receive buffer holds many short messages.
+            Some(front) if front.len() >= skip + bytes => Ok(Body::from(front.slice(skip..skip + bytes))),
+            _ => self.body_across(skip, bytes, pool),
+        }
+    }
+
+    /// As [`Inbox::body_at`], of a body that does not lie in the first segment.
+    fn body_across(&self, skip: usize, bytes: usize, pool: &mut Pool) -> Result<Body, PoolError> {
         let mut body = Body::new();
         let (mut skip, mut rest) = (skip, bytes);
         for segment in &self.segments {
@@ -401,12 +435,13 @@ impl Inbox {
     }
 
     /// The next bytes in one piece, copied only if they lie across segments. There must be so many.
+    #[inline]
     fn peek(&mut self, bytes: usize) -> &[u8] {
-        if self.segments.front().is_some_and(|front| front.len() >= bytes) {
-            return &self.segments[0][..bytes];
+        if self.segments.front().is_none_or(|front| front.len() < bytes) {
+            self.copy_to_scratch(bytes);
+            return &self.scratch;
         }
-        self.copy_to_scratch(bytes);
-        &self.scratch
+        &self.segments[0][..bytes]
     }
 
     fn copy_to_scratch(&mut self, bytes: usize) {
@@ -420,6 +455,7 @@ impl Inbox {
         }
     }
 
+    #[inline]
     fn consume(&mut self, bytes: usize) {
         self.available -= bytes;
         let mut rest = bytes;

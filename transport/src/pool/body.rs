@@ -231,6 +231,18 @@ impl Body {
     }
 }
 
+impl From<Segment> for Body {
+    /// The bytes of one segment.
+    #[inline]
+    fn from(segment: Segment) -> Self {
+        let mut body = Self { bytes: segment.len(), ..Self::default() };
+        if body.bytes > 0 {
+            body.inline.push(segment);
+        }
+        body
+    }
+}
+
 /// What the buffers of a joined body hold.
 fn buffer_bytes_for(bytes: usize) -> usize {
     let rest = bytes % BUFFER_BYTES_MAX;

@@ -74,12 +74,14 @@ impl CallFuture {
     /// The outcome if there is one already, once; does not wait.
     pub fn try_take(&mut self) -> Option<Result<Reply, CallError>> {
         let outcome = match &mut self.state {
-            State::Waiting { ticket, .. } => ticket.try_take()?,
-            State::Failed(error) => Err(error.clone()),
-            State::Done => return None,
+            State::Waiting { ticket, .. } => ticket.try_take(),
+            State::Failed(error) => Some(Err(error.clone())),
+            State::Done => None,
         };
-        self.state = State::Done;
-        Some(outcome)
+        if outcome.is_some() {
+            self.state = State::Done;
+        }
+        outcome
     }
 
     /// Blocks this thread until the outcome is there; `None` if it is not there after `timeout`, or was taken before.

@@ -17,10 +17,14 @@ impl Session {
     /// # Errors
     /// [`SendError`], with the message as it was.
     #[allow(clippy::result_large_err)] // the message goes back to its owner, whole
+    #[inline]
     pub fn send(&mut self, mut message: Message, pool: &mut Pool) -> Result<(), (SendError, Message)> {
         let Some(streams) = self.running() else { return Err((SendError::NotOpen, message)) };
         match streams.admit(&mut message, pool) {
-            Ok(()) => streams.outbox.push(message).map_err(|(full, message)| (full.into(), message)),
+            Ok(()) => {
+                streams.outbox.push_checked(message);
+                Ok(())
+            }
             Err(error) => Err((error, message)),
         }
     }
@@ -89,6 +93,12 @@ impl Session {
     pub fn set_link_room(&mut self, link: LinkId, room: LinkRoom) -> Result<(), LinkError> {
         let streams = self.running().ok_or(LinkError::NotAttached(link))?;
         streams.links.set_room(link, room)
+    }
+
+    /// Whether the peer is to be told of room that it was not told of.
+    #[inline]
+    pub fn has_due_grants(&self) -> bool {
+        self.streams.as_ref().is_some_and(|streams| streams.links.has_due())
     }
 
     /// Whether a message could be sent on a link now, and leave. If not, a `Writable` event follows when it can.

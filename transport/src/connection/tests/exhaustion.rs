@@ -118,10 +118,10 @@ fn parsing_waits_for_buffers_and_loses_nothing() {
     }
     server.pool = tight();
     let held = drain(&mut server.pool, &BUFFER_CLASSES);
-    assert!(server.connection.poll_event(now, &mut server.pool).is_err(), "it found buffers");
+    assert!(server.connection.poll_event(now, &mut server.pool, &mut None).is_err(), "it found buffers");
     // The channel ends meanwhile; what it brought is still there, and the peer's silence is not held against it.
     server.connection.handle_channel_end("closed by the peer", now);
-    assert!(server.connection.poll_event(now, &mut server.pool).is_err());
+    assert!(server.connection.poll_event(now, &mut server.pool, &mut None).is_err());
     let later = now + Duration::from_secs(6);
     server.connection.handle_timeout(later);
     assert!(server.connection.next_timeout() > later);

@@ -106,10 +106,10 @@ impl Fake {
     }
 
     fn pull(&mut self) {
-        while let Some(event) = self.connection.poll_event(self.now, &mut self.pool).unwrap() {
+        while let Some(event) = self.connection.poll_event(self.now, &mut self.pool, &mut None).unwrap() {
             assert!(self.closed.is_empty(), "{event:?} after the end");
             match event {
-                ConnectionEvent::Message(_) => self.messages += 1,
+                ConnectionEvent::Message => self.messages += 1,
                 ConnectionEvent::Closed(reason) => self.closed.push(reason),
                 ConnectionEvent::AttachRequested(request) => {
                     let room = crate::connection::LinkRoom { messages: 2, bytes: 100 };

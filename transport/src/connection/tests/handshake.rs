@@ -71,7 +71,7 @@ fn greeted(bytes: &[u8]) -> (Vec<CloseReason>, Vec<u8>) {
     buffer.put_slice(bytes);
     server.handle_segment(buffer.split(), now);
     let mut reasons = Vec::new();
-    while let Some(event) = server.poll_event(now, &mut pool).unwrap() {
+    while let Some(event) = server.poll_event(now, &mut pool, &mut None).unwrap() {
         match event {
             crate::connection::ConnectionEvent::Closed(reason) => reasons.push(reason),
             event => panic!("{event:?}"),

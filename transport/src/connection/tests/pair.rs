@@ -207,7 +207,8 @@ impl End {
 
     /// Takes every event that there is, and does what its knobs say.
     pub(super) fn pull(&mut self, now: Timestamp) {
-        while let Ok(Some(event)) = self.connection.poll_event(now, &mut self.pool) {
+        let mut arrived = None;
+        while let Ok(Some(event)) = self.connection.poll_event(now, &mut self.pool, &mut arrived) {
             assert!(self.closed.is_empty(), "{event:?} after the end");
             match event {
                 ConnectionEvent::Opened(negotiated) => {
@@ -222,7 +223,7 @@ impl End {
                 ConnectionEvent::Attached { link } => self.attached.push(link),
                 ConnectionEvent::Detached { link, code, text, .. } => self.detached.push((link, code, text)),
                 ConnectionEvent::Writable { link } => self.writable.push(link),
-                ConnectionEvent::Message(message) => self.take(message),
+                ConnectionEvent::Message => self.take(arrived.take().unwrap()),
                 ConnectionEvent::Settled { deliveries, outcome } => self.settled.push((deliveries, outcome)),
                 ConnectionEvent::Leaving { within, text } => self.leaving.push((within, text)),
                 ConnectionEvent::Closed(reason) => self.closed.push(reason),

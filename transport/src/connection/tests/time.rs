@@ -89,7 +89,7 @@ fn a_peer_that_says_nothing_or_dawdles_over_its_hello_is_not_waited_for() {
             if now >= server.next_timeout() {
                 server.handle_timeout(now);
             }
-            while let Some(event) = server.poll_event(now, &mut pool).unwrap() {
+            while let Some(event) = server.poll_event(now, &mut pool, &mut None).unwrap() {
                 let ConnectionEvent::Closed(reason) = event else { panic!("{event:?}") };
                 assert!(closed.replace((reason, now)).is_none());
             }

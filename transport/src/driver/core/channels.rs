@@ -6,6 +6,7 @@ use super::{
 };
 use crate::backend::{Channel, ConnectError, Path, SendRefused, WireKind};
 use crate::connection::{CloseReason, ConnectionEvent};
+use crate::message::Message;
 use crate::pool::Segment;
 use crate::proto::control::RefusalCode;
 use crate::session::{PATHS_MAX, SESSION_UNKNOWN, Session};
@@ -224,11 +225,16 @@ impl Core {
         }
     }
 
-    /// The next event of a session. When buffers are short it is remembered, and asked again later.
+    /// The next event of a session; a message is written to `arrived`. When buffers are short the session is remembered,
+    /// and asked again later.
     #[inline]
-    pub(in crate::driver) fn poll_event(&mut self, id: ConnectionId) -> Option<ConnectionEvent> {
+    pub(in crate::driver) fn poll_event(
+        &mut self,
+        id: ConnectionId,
+        arrived: &mut Option<Message>,
+    ) -> Option<ConnectionEvent> {
         let session = find(&mut self.entries, id)?;
-        session.poll_event(self.now, &mut self.pool).unwrap_or_else(|_| {
+        session.poll_event(self.now, &mut self.pool, arrived).unwrap_or_else(|_| {
             self.note_stalled(id);
             None
         })

@@ -373,7 +373,13 @@ impl Core {
         link: LinkId,
         room: LinkRoom,
     ) -> Result<(), LinkError> {
-        self.with_link(connection, link, |connection| connection.set_link_room(link, room))
+        let found = find(&mut self.entries, connection).ok_or(LinkError::NotAttached(link))?;
+        found.set_link_room(link, room)?;
+        // Mostly the peer has enough, and is told nothing.
+        if found.has_due_grants() {
+            self.mark_dirty(connection.index);
+        }
+        Ok(())
     }
 
     /// Whether a message could be sent on a link now. If not, [`super::Handler::writable`] follows when it can.

@@ -119,8 +119,14 @@ impl Outbox {
         if let Err(full) = self.check_room(message.head.lane) {
             return Err((full, message));
         }
-        self.lanes[message.head.lane.index()].push(message);
+        self.push_checked(message);
         Ok(())
+    }
+
+    /// As [`Outbox::push`], of a message whose lane has room for it ([`Outbox::check_room`]).
+    #[inline]
+    pub(crate) fn push_checked(&mut self, message: Message) {
+        self.lanes[message.head.lane.index()].push(message);
     }
 
     /// False for a message whose head, with its extensions, is longer than this connection allows: a peer would end
@@ -325,6 +331,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`OutboxFull`] if not.
+    #[inline]
     pub fn check_room(&self, lane: Lane) -> Result<(), OutboxFull> {
         let (messages, bytes) = self.lanes[lane.index()].size();
         let (messages_max, bytes_max) = (self.messages_max, self.bytes_max);

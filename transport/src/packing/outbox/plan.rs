@@ -2,6 +2,7 @@
 
 use super::control::NextRecord;
 use super::{Outbox, SEGMENTS_IN_FRAME_MAX, Windows, gather_entries, leaves_by_reference};
+use crate::lane_turns::Turns;
 use crate::message::Message;
 use crate::packing::offers::Offer;
 use crate::pool::BUFFER_BYTES_MAX;
@@ -20,6 +21,8 @@ pub(super) struct Plan {
     pub(super) shared: [usize; LANES],
     /// A message or chunk that travels alone, of this lane.
     pub(super) alone: Option<Lane>,
+    /// The lanes in the order in which they come in the frame.
+    pub(super) turns: Turns,
     /// Bytes of all records so far.
     pub(super) record_bytes: usize,
     /// Of these, what is written into the buffer for heads: all but the bodies that go by reference.
@@ -57,7 +60,8 @@ impl Outbox {
         let may_go_on = self.plan_control(&mut plan);
         if may_go_on && windows.frames.available() > 0 {
             let limits = self.control.replay_limits(plan.control_records);
-            for lane in Lane::ALL {
+            plan.turns = Turns::of_next_frame(|| self.fits_one_frame());
+            for lane in plan.turns.lanes() {
                 if self.lanes[lane.index()].waiting() == 0 {
                     continue;
                 }
@@ -66,6 +70,7 @@ impl Outbox {
                     break;
                 }
             }
+            plan.turns.taken(&plan.shared);
         }
         plan
     }
@@ -95,7 +100,7 @@ impl Outbox {
     /// Plans as much of a lane, up to the position `limit`, as fits; false when the frame is complete.
     fn plan_lane(&self, lane: Lane, limit: u64, windows: &Windows, plan: &mut Plan) -> bool {
         let queue = &self.lanes[lane.index()];
-        let allowed = limit.saturating_sub(queue.next_sequence());
+        let allowed = limit.saturating_sub(queue.next_sequence()).min(plan.turns.messages_max(lane));
         for (index, message) in queue.iter().enumerate() {
             if index as u64 >= allowed {
                 return true;

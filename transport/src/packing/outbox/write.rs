@@ -51,7 +51,7 @@ impl Outbox {
             self.control.advance(plan.control_records, plan.control_bytes, self.positions(), self.keeps);
         }
         let mut offset = FRAME_HEADER_BYTES + plan.control_bytes;
-        for lane in Lane::ALL {
+        for lane in plan.turns.lanes() {
             for _ in 0..plan.shared[lane.index()] {
                 offset += if !windows.offers.is_off() && self.rules.is_bulk(self.first_body_bytes(lane)) {
                     self.write_offer(lane, &mut windows.offers, &mut heads)

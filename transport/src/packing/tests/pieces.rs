@@ -233,32 +233,34 @@ pub(super) struct Arrived {
 impl Arrived {
     /// Takes all that the inbox can give now.
     pub(super) fn take_all(&mut self, inbox: &mut Inbox, pool: &mut Pool) -> Result<(), InboxError> {
-        while let Some(parsed) = inbox.next(pool)? {
-            self.take(parsed, inbox);
+        let mut arrived = None;
+        while let Some(parsed) = inbox.next(pool, &mut arrived)? {
+            self.take(parsed, arrived.take(), inbox);
         }
         Ok(())
     }
 
     /// Takes the next piece, which must be there.
     pub(super) fn take_one(&mut self, inbox: &mut Inbox, pool: &mut Pool) {
-        let parsed = inbox.next(pool).unwrap().unwrap();
-        self.take(parsed, inbox);
+        let mut arrived = None;
+        let parsed = inbox.next(pool, &mut arrived).unwrap().unwrap();
+        self.take(parsed, arrived, inbox);
     }
 
-    fn take(&mut self, parsed: Parsed, inbox: &Inbox) {
+    fn take(&mut self, parsed: Parsed, arrived: Option<Message>, inbox: &Inbox) {
         match parsed {
             Parsed::Frame(_) => {
                 assert_ne!(self.open.replace(true), Some(true), "a frame within a frame");
                 self.frames += 1;
             }
             Parsed::Control => self.controls.push(inbox.control_record().to_vec()),
-            Parsed::Message { message, is_bulk, had_begun } => {
+            Parsed::Message { is_bulk, had_begun } => {
                 assert!(is_bulk || !had_begun);
                 self.chunks += u64::from(is_bulk);
-                self.messages.push(message);
+                self.messages.push(arrived.unwrap());
             }
-            Parsed::Offer { message } => {
-                self.offers.push((message, inbox.descriptor().to_vec()));
+            Parsed::Offer => {
+                self.offers.push((arrived.unwrap(), inbox.descriptor().to_vec()));
             }
             Parsed::Part { missing_bytes, .. } => {
                 assert!(missing_bytes > 0);

@@ -73,7 +73,7 @@ fn take_apart(stream: &[u8], cut: usize, pool: &mut Pool) -> Result<usize, Inbox
     let mut parsed = 0;
     for piece in stream.chunks(cut) {
         cutter.cut(piece, pool, |segment, _| inbox.push(segment));
-        while inbox.next(pool)?.is_some() {
+        while inbox.next(pool, &mut None)?.is_some() {
             parsed += 1;
         }
     }

@@ -68,6 +68,7 @@ impl MessageHead {
     ///
     /// # Errors
     /// Whatever the head or its extensions break.
+    #[inline]
     pub fn parse<'a>(head: &'a [u8], limits: &Limits) -> Result<(Self, Extensions<'a>), PeerMisbehaved> {
         let peek = RecordPeek::of_head(head, limits)?;
         let RecordKind::Message(kind) = peek.kind else {
@@ -113,6 +114,7 @@ impl MessageHead {
         Ok((self, extensions))
     }
 
+    #[inline]
     fn check(&self, marked_more: bool, limits: &Limits) -> Result<(), PeerMisbehaved> {
         let Self { kind, body_bytes, total_body_bytes, .. } = *self;
         if self.failure && kind != MessageKind::Reply {

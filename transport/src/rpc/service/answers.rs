@@ -190,12 +190,11 @@ where
     fn send(&mut self, core: &mut Core, connection: ConnectionId, answer: Answer) {
         let lane = answer.reply.head.lane;
         let peer = self.peer(connection);
-        peer.waiting_bytes += answer.reply.charged_bytes();
-        peer.waiting[lane.index()].push_back(answer);
-        if peer.waiting[lane.index()].len() == 1 {
-            self.send_lane(core, connection, lane);
-        }
-        if !self.peer(connection).waiting[lane.index()].is_empty() {
+        if !peer.waiting[lane.index()].is_empty() {
+            peer.waiting_bytes += answer.reply.charged_bytes();
+            peer.waiting[lane.index()].push_back(answer);
+            self.stats.reply_waits += 1;
+        } else if self.try_send(core, connection, answer) == Next::Lane {
             self.stats.reply_waits += 1;
         }
     }

@@ -73,10 +73,10 @@ impl Hostile {
     fn pull(&mut self) {
         let (now, room, end) = (self.rig.now, self.rig.ends[SERVER].room, &mut self.rig.ends[SERVER]);
         let session = end.session.as_mut().unwrap();
-        while let Some(event) = session.poll_event(now, &mut end.pool).unwrap() {
+        while let Some(event) = session.poll_event(now, &mut end.pool, &mut None).unwrap() {
             match event {
                 ConnectionEvent::AttachRequested(request) => session.accept_link(request.link, room).unwrap(),
-                ConnectionEvent::Message(_) => self.messages += 1,
+                ConnectionEvent::Message => self.messages += 1,
                 ConnectionEvent::Closed(reason) | ConnectionEvent::Interrupted(reason) => {
                     self.closed.push(reason)
                 }

@@ -145,9 +145,11 @@ impl End {
     /// Takes every event that there is.
     fn pull(&mut self, now: Timestamp) {
         let Some(session) = &mut self.session else { return };
-        while let Some(event) = session.poll_event(now, &mut self.pool).unwrap() {
+        let mut arrived = None;
+        while let Some(event) = session.poll_event(now, &mut self.pool, &mut arrived).unwrap() {
             match event {
-                ConnectionEvent::Message(message) => {
+                ConnectionEvent::Message => {
+                    let message = arrived.take().unwrap();
                     let tag = message.head.correlation_id.0;
                     assert!(message.body == content(tag, message.body.len())[..], "{tag} was changed");
                     assert!(!message.head.offered && message.extensions().offer().is_none());

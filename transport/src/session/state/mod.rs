@@ -16,6 +16,7 @@ use super::reconnect::Reconnect;
 use super::terms::Terms;
 use super::{Common, SessionConfig};
 use crate::connection::{ChannelTraits, CloseReason, Connection, ConnectionConfig, ConnectionEvent, Streams};
+use crate::message::Message;
 use crate::packing::PackingStats;
 use crate::pool::{GatherList, Pool, PoolError, Segment};
 use crate::proto::STREAMS;
@@ -312,7 +313,7 @@ impl Session {
         }
     }
 
-    /// The next event, or `None` until more has arrived.
+    /// The next event, or `None` until more has arrived. With [`ConnectionEvent::Message`] the message is in `arrived`.
     ///
     /// # Errors
     /// As [`Pool::buffer`]: nothing is lost, and the same call may succeed when buffers have come back.
@@ -321,13 +322,14 @@ impl Session {
         &mut self,
         now: Timestamp,
         pool: &mut Pool,
+        arrived: &mut Option<Message>,
     ) -> Result<Option<ConnectionEvent>, PoolError> {
         if let Some(index) = self.only_path()
             && self.events.is_empty()
             && let Some(path) = &mut self.paths[index]
         {
-            // Nearly everything comes this way, and is moved as rarely as possible.
-            let polled = path.connection.poll_event(self.streams.as_mut(), now, pool);
+            // Nearly everything comes this way.
+            let polled = path.connection.poll_event(self.streams.as_mut(), now, pool, arrived);
             if !matches!(&polled, Ok(Some(ConnectionEvent::Opened(_) | ConnectionEvent::Closed(_)))) {
                 return polled;
             }
@@ -335,7 +337,7 @@ impl Session {
                 self.path_event(index, event, now);
             }
         }
-        self.poll_all(now, pool)
+        self.poll_all(now, pool, arrived)
     }
 
     /// The path that sends, if there is no other one, and nothing is to be found out about it.
@@ -348,19 +350,24 @@ impl Session {
 
     /// Looks at everything.
     #[inline(never)]
-    fn poll_all(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Option<ConnectionEvent>, PoolError> {
+    fn poll_all(
+        &mut self,
+        now: Timestamp,
+        pool: &mut Pool,
+        arrived: &mut Option<Message>,
+    ) -> Result<Option<ConnectionEvent>, PoolError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
             // First a connection that has come up: that needs no buffers, and nothing may be sent on the one before.
             if let Some(index) = self.candidate().filter(|&index| self.path_has_events(index)) {
-                match self.poll_path(index, now, pool)? {
+                match self.poll_path(index, now, pool, arrived)? {
                     Polled::Event(event) => return Ok(Some(event)),
                     Polled::Again | Polled::Nothing => continue,
                 }
             }
-            match self.poll_paths(now, pool)? {
+            match self.poll_paths(now, pool, arrived)? {
                 Polled::Event(event) => return Ok(Some(event)),
                 Polled::Again => {}
                 Polled::Nothing => return Ok(None),
@@ -369,10 +376,15 @@ impl Session {
     }
 
     /// Looks at the path that sends, and then at the others.
-    fn poll_paths(&mut self, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
+    fn poll_paths(
+        &mut self,
+        now: Timestamp,
+        pool: &mut Pool,
+        arrived: &mut Option<Message>,
+    ) -> Result<Polled, PoolError> {
         let first = self.current.unwrap_or_default();
         for ahead in 0..PATHS_MAX {
-            match self.poll_path((first + ahead) % PATHS_MAX, now, pool)? {
+            match self.poll_path((first + ahead) % PATHS_MAX, now, pool, arrived)? {
                 Polled::Nothing => {}
                 found => return Ok(found),
             }
@@ -380,9 +392,15 @@ impl Session {
         Ok(Polled::Nothing)
     }
 
-    fn poll_path(&mut self, index: usize, now: Timestamp, pool: &mut Pool) -> Result<Polled, PoolError> {
+    fn poll_path(
+        &mut self,
+        index: usize,
+        now: Timestamp,
+        pool: &mut Pool,
+        arrived: &mut Option<Message>,
+    ) -> Result<Polled, PoolError> {
         let Some(path) = &mut self.paths[index] else { return Ok(Polled::Nothing) };
-        let polled = path.connection.poll_event(self.streams.as_mut(), now, pool)?;
+        let polled = path.connection.poll_event(self.streams.as_mut(), now, pool, arrived)?;
         if path.gave_token && path.connection.has_received_frame() {
             path.gave_token = false;
             if let Some(terms) = &mut self.terms {

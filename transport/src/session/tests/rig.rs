@@ -224,16 +224,17 @@ impl End {
     pub(super) fn pull(&mut self, slot: usize, now: Timestamp) {
         loop {
             let Some(session) = &mut self.sessions[slot] else { return };
-            let Some(event) = session.poll_event(now, &mut self.pool).unwrap() else { return };
+            let mut arrived = None;
+            let Some(event) = session.poll_event(now, &mut self.pool, &mut arrived).unwrap() else { return };
             if slot == 0 {
-                self.handle(event);
+                self.handle(event, arrived);
             } else if let ConnectionEvent::Closed(reason) = event {
                 self.refused.push(reason);
             }
         }
     }
 
-    fn handle(&mut self, event: ConnectionEvent) {
+    fn handle(&mut self, event: ConnectionEvent, arrived: Option<Message>) {
         assert!(self.closed.is_empty(), "{event:?} after the end");
         match event {
             ConnectionEvent::Opened(_) => self.opened += 1,
@@ -248,7 +249,7 @@ impl End {
             }
             ConnectionEvent::Attached { link } => self.attached.push(link),
             ConnectionEvent::Detached { link, .. } => self.detached.push(link),
-            ConnectionEvent::Message(message) => self.take(&message),
+            ConnectionEvent::Message => self.take(&arrived.unwrap()),
             ConnectionEvent::Settled { deliveries, outcome } => self.settled.push((deliveries, outcome)),
             ConnectionEvent::Writable { .. } | ConnectionEvent::Leaving { .. } => {}
         }

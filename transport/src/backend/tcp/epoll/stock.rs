@@ -42,9 +42,12 @@ impl Stock {
     /// Takes as many buffers from the pool as are missing and to be had.
     #[inline]
     pub(super) fn replenish(&mut self, pool: &mut Pool) {
-        if self.buffers.len() == self.count {
-            return;
+        if self.buffers.len() < self.count {
+            self.take_more(pool);
         }
+    }
+
+    fn take_more(&mut self, pool: &mut Pool) {
         // What was let go last is used first: it is in the cache, while the pool may have more that was never touched.
         pool.reclaim();
         while self.buffers.len() < self.count {

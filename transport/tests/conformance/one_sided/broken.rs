@@ -1,0 +1,167 @@
+//! A wire whose one-sided reads are broken on purpose, and the proof that a case finds that out.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use underlay::backend::{
+    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided,
+    ReadRefused, SendRefused, Wire, WireEvent,
+};
+use underlay::pool::{Body, GatherList, Pool, Segment};
+
+/// What is wrong with it. Each is what a plausible bug would look like from above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    FlipsAByte,
+    /// The end of a read is told to nobody.
+    LosesReads,
+    SaysReadsTwice,
+    /// A read that failed counts as done.
+    HidesFailures,
+    ReadsAfterClosed,
+    IgnoresWithdrawals,
+    /// A body is not held for as long as it is exposed.
+    LetsGoEarly,
+    /// What was exposed is held for ever.
+    KeepsBodies,
+}
+
+/// A wire with a fault, or with none.
+pub(crate) struct Broken {
+    inner: Box<dyn Wire + Send>,
+    fault: Option<Fault>,
+    kept: Vec<Segment>,
+    exposed: Vec<(Channel, u64)>,
+    /// Reads that have begun.
+    begun: Vec<(Channel, u64)>,
+}
+
+impl Broken {
+    pub(crate) fn new(inner: Box<dyn Wire + Send>, fault: Option<Fault>) -> Self {
+        Self { inner, fault, kept: Vec::new(), exposed: Vec::new(), begun: Vec::new() }
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    fn inner(&mut self) -> &mut dyn OneSided {
+        self.inner.one_sided().expect("a wire with one-sided reads")
+    }
+
+    /// What becomes of an event.
+    fn pass_on(&mut self, event: WireEvent, pool: &mut Pool, events: &mut Vec<WireEvent>) {
+        match event {
+            WireEvent::Read { .. } if self.has(Fault::LosesReads) => {}
+            WireEvent::Read { channel, read, outcome } => {
+                let outcome = match outcome {
+                    Ok(body) if self.has(Fault::FlipsAByte) => {
+                        let mut bytes = body.to_vec();
+                        *bytes.last_mut().expect("no body is empty") ^= 1;
+                        Ok(Box::new(pool.copy_body(&bytes).expect("the pool has room")))
+                    }
+                    Err(_) if self.has(Fault::HidesFailures) => Ok(Box::new(Body::new())),
+                    outcome => outcome,
+                };
+                events.push(WireEvent::Read { channel, read, outcome });
+                if self.has(Fault::SaysReadsTwice) {
+                    let outcome = Ok(Box::new(Body::new()));
+                    events.push(WireEvent::Read { channel, read, outcome });
+                }
+            }
+            WireEvent::Closed { channel, reason } => {
+                events.push(WireEvent::Closed { channel, reason });
+                if self.has(Fault::ReadsAfterClosed) {
+                    for (_, read) in self.begun.extract_if(.., |(of, _)| *of == channel) {
+                        let outcome = Err(io::Error::other("its channel is gone"));
+                        events.push(WireEvent::Read { channel, read, outcome });
+                    }
+                }
+            }
+            event => events.push(event),
+        }
+    }
+}
+
+impl Wire for Broken {
+    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        self.inner.listen(address)
+    }
+
+    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
+        self.inner.connect(address)
+    }
+
+    fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
+        self.inner.send(channel, gather)
+    }
+
+    fn close(&mut self, channel: Channel) {
+        self.inner.close(channel);
+    }
+
+    fn stop_listening(&mut self, listener: Listener) {
+        self.inner.stop_listening(listener);
+    }
+
+    fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+        if self.has(Fault::LetsGoEarly) {
+            for (channel, exposure) in std::mem::take(&mut self.exposed) {
+                self.inner().withdraw(channel, exposure);
+            }
+        }
+        let mut found = Vec::new();
+        self.inner.poll(pool, &mut found)?;
+        found.into_iter().for_each(|event| self.pass_on(event, pool, events));
+        Ok(())
+    }
+
+    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
+        Some(self)
+    }
+}
+
+impl OneSided for Broken {
+    fn exposures_max(&mut self, channel: Channel) -> usize {
+        self.inner().exposures_max(channel)
+    }
+
+    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused> {
+        let descriptor = self.inner().expose(channel, exposure, body)?;
+        self.exposed.push((channel, exposure));
+        if self.has(Fault::KeepsBodies) {
+            self.kept.extend(body.segments().cloned());
+        }
+        Ok(descriptor)
+    }
+
+    fn withdraw(&mut self, channel: Channel, exposure: u64) {
+        if !self.has(Fault::IgnoresWithdrawals) {
+            self.inner().withdraw(channel, exposure);
+        }
+    }
+
+    fn read(
+        &mut self,
+        channel: Channel,
+        read: u64,
+        descriptor: &[u8],
+        bytes: u64,
+        pool: &mut Pool,
+    ) -> Result<(), ReadRefused> {
+        self.inner().read(channel, read, descriptor, bytes, pool)?;
+        self.begun.push((channel, read));
+        Ok(())
+    }
+}
+
+/// Runs a case without a fault, which has to pass, and with each of these, which has to fail with its message.
+pub(crate) fn see_it_fail(case: impl Fn(Option<Fault>), faults: &[(Fault, &str)]) {
+    case(None);
+    for (fault, expected) in faults {
+        let failed = catch_unwind(AssertUnwindSafe(|| case(Some(*fault))));
+        let cause = failed.expect_err(&format!("{fault:?} was not found"));
+        let text = cause.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or_default();
+        assert!(text.contains(expected), "{fault:?} was found by another message: {text}");
+    }
+}

@@ -95,6 +95,7 @@ impl Config {
                 backlog: broker.backlog as u32,
                 ..TcpConfig::default()
             },
+            rdma: Default::default(),
             connection: self.connection_config(),
             session: self.session_config(),
             wait: WaitConfig {

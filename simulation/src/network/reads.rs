@@ -29,7 +29,13 @@ pub struct Reading {
 impl Reading {
     /// As a seed has it: half of the networks have no such wire.
     pub fn drawn(random: &mut Random) -> Self {
-        let is_there = *random.one_of(&[[false; 2], [false; 2], [true, false], [false, true], [true; 2]]);
+        let [tcp, inproc] =
+            *random.one_of(&[[false; 2], [false; 2], [true, false], [false, true], [true; 2]]);
+        let is_there = WireKind::ALL.map(|kind| match kind {
+            WireKind::Tcp => tcp,
+            WireKind::Inproc => inproc,
+            _ => false,
+        });
         let exposures_max = *random.one_of(&[1, 2, 16, 64]);
         let fails_one_in = *random.one_of(&[0, 6, 40]);
         let hangs_one_in = *random.one_of(&[0, 0, 20, 60]);

@@ -21,7 +21,9 @@ impl Climate {
     pub fn drawn(random: &mut Random, reading: Reading) -> Self {
         let tcp = random.within(20..2_000) * MICROSECOND;
         let inproc = random.within(1..10) * MICROSECOND;
-        let latency = [tcp..tcp * random.within(2..5), inproc..inproc * 2];
+        let tcp = tcp..tcp * random.within(2..5);
+        let latency =
+            WireKind::ALL.map(|kind| if kind == WireKind::Tcp { tcp.clone() } else { inproc..inproc * 2 });
         Self { latency, chopped_one_in: random.within(4..64), reading }
     }
 }

@@ -590,7 +590,7 @@ fn rejection(status: i32, reason: &[u8]) -> io::Error {
     let end = reason.iter().position(|&byte| byte == 0).unwrap_or(reason.len());
     let text = match (status, String::from_utf8_lossy(&reason[..end])) {
         (REJECTED_BY_APPLICATION, said) if !said.is_empty() => format!("the peer refuses: {said}"),
-        (8, _) => "the peer's RDMA stack still knows an earlier connection from this one's address (stale \
+        (10, _) => "the peer's RDMA stack still knows an earlier connection from this one's address (stale \
                    connection); it forgets it within seconds"
             .to_owned(),
         _ => format!("nobody accepts RDMA connections there (rejection {status})"),

@@ -158,7 +158,8 @@ pub(super) enum Event {
     Rejected {
         /// Which.
         identifier: Identifier,
-        /// Why, in the words of the transport (`rdma_get_cm_event(3)`): 8 is a stale connection, 28 is the application's.
+        /// Why, in the words of the transport (`rdma_get_cm_event(3)`): 8 is that nobody
+        /// listens, 10 a stale connection, 28 the application's.
         status: i32,
         /// What the peer says.
         reason: PrivateData,

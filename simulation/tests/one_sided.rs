@@ -5,7 +5,7 @@
 mod suite;
 
 use suite::{Going, Subject, for_each_case, tests_of};
-use underlay::backend::Wire;
+use underlay::backend::{Wire, WireKind};
 use underlay_simulation::network::{Climate, HostId, MILLISECOND, Network, Reading};
 use underlay_simulation::random::Random;
 
@@ -20,7 +20,7 @@ impl Subject for Simulated {
     fn new(going: Going) -> Self {
         let all_if = |is_so: bool| u64::from(is_so);
         let reading = Reading {
-            is_there: [true; 2],
+            is_there: [true; WireKind::COUNT],
             exposures_max: 8,
             fails_one_in: all_if(going == Going::Wrong),
             hangs_one_in: all_if(going == Going::Nowhere),

@@ -85,6 +85,9 @@ pub(super) struct DeviceLimits {
     pub(super) reads_answered_max: u32,
     /// `max_mw`, or 0 without `IBV_DEVICE_MEM_WINDOW_TYPE_2B` (and `2A`).
     pub(super) windows_max: u32,
+    /// Whether a window keeps its peer within its own bounds, and not only within those of the region beneath. On
+    /// soft-RoCE it does not (`check_rkey` in the kernel's `rxe_resp.c`).
+    pub(super) windows_have_bounds: bool,
 }
 
 /// How large a device's shared objects are to be made. More than the device can do is an error.
@@ -363,7 +366,8 @@ pub(super) trait Verbs {
     /// A memory window, which is not open yet.
     fn allocate_window(&mut self, device: Device) -> io::Result<Window>;
 
-    /// Gives it back. It must not be open.
+    /// Gives it back. It must not be open, unless its queue pair has failed; it must be given back before that is
+    /// destroyed.
     fn free_window(&mut self, window: Window) -> io::Result<()>;
 
     /// Posts a list of work requests with one call of the device.

@@ -62,23 +62,20 @@ pub(in crate::backend::rdma) struct Windows {
 }
 
 impl Windows {
-    /// A window that is not open, with a key that was not used lately.
+    /// A window that is not open, with the key to open it by. That is another one each time, as devices demand it; and
+    /// who still has an earlier one reads nothing by it.
     fn take(&mut self, device: Device, max: u32, verbs: &mut impl Verbs) -> Option<Window> {
-        if let Some(window) = self.free.pop() {
-            return Some(window);
-        }
-        if self.count >= max {
-            return None;
-        }
-        let window = verbs.allocate_window(device).ok()?;
-        self.count += 1;
-        Some(window)
-    }
-
-    /// A window is closed. Its next key is another one: who still has the last reads nothing by it.
-    fn put_back(&mut self, window: Window) {
+        let window = match self.free.pop() {
+            Some(window) => window,
+            None if self.count >= max => return None,
+            None => {
+                let window = verbs.allocate_window(device).ok()?;
+                self.count += 1;
+                window
+            }
+        };
         let key = window.key & !0xFF | u32::from((window.key as u8).wrapping_add(1));
-        self.free.push(Window { key, ..window });
+        Some(Window { key, ..window })
     }
 }
 
@@ -281,7 +278,7 @@ impl<V: Verbs> Engine<V> {
                 if let Some((region, bytes)) = region {
                     Memory::deregister_alone(region, bytes, &mut self.verbs, &mut self.budget);
                 }
-                self.devices[link.device].windows.put_back(window);
+                self.devices[link.device].windows.free.push(window);
             }
         }
     }

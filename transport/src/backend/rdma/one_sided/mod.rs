@@ -12,6 +12,8 @@
 mod descriptor;
 mod exposing;
 mod reading;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use super::engine::{DeviceState, Engine, State};
 use super::memory::Memory;

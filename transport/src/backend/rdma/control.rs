@@ -2,8 +2,9 @@
 
 use super::credit::{Outgoing, Shares, WINDOW_MIN, connections_max};
 use super::engine::{DeviceState, Engine, Link, Owner, Phase, State};
-use super::greeting::Greeting;
+use super::greeting::{self, Greeting};
 use super::memory::Memory;
+use super::one_sided::{ReadsAtOnce, Sides, Windows};
 use super::receives::{self, Receives, SLOT_BYTES};
 use super::sending::{SendQueue, Sending};
 use super::verbs::{
@@ -170,7 +171,7 @@ impl<V: Verbs> Engine<V> {
     ) -> io::Result<()> {
         let link = self.make_link(channel, identifier, pool)?;
         let parameters = self.parameters(link.device);
-        let greeting = Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told() }.encode();
+        let greeting = our_greeting(&link, &parameters);
         if let Some(state) = self.channels.at(channel) {
             state.link = Some(link);
         }
@@ -214,9 +215,11 @@ impl<V: Verbs> Engine<V> {
         let limits = self.verbs.limits(identifier)?;
         self.check_device(&limits)?;
         let mut link = self.make_link(channel, identifier, pool)?;
-        (link.slot_bytes, link.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
-        let parameters = self.parameters(link.device);
-        let greeting = Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told() }.encode();
+        let mut parameters = self.parameters(link.device);
+        link.hear(&theirs, reads_at_once(&parameters));
+        parameters.reads_answered = parameters.reads_answered.min(theirs.reads.started);
+        parameters.reads_started = parameters.reads_started.min(theirs.reads.answered);
+        let greeting = our_greeting(&link, &parameters);
         if let Some(state) = self.channels.at(channel) {
             state.link = Some(link);
         }
@@ -231,11 +234,18 @@ impl<V: Verbs> Engine<V> {
 
     /// The connection manager says that a channel is up.
     fn established(&mut self, channel: Channel, greeting: &PrivateData) -> io::Result<()> {
+        let ours = match self.channels.at(channel) {
+            Some(State { link: Some(link), .. }) => {
+                let device = link.device;
+                reads_at_once(&self.parameters(device))
+            }
+            _ => return Ok(()),
+        };
         let Some(State { phase, link: Some(link), .. }) = self.channels.at(channel) else { return Ok(()) };
         match phase {
             Phase::Connecting(_) => {
                 let theirs = Greeting::decode(greeting).map_err(io::Error::other)?;
-                (link.slot_bytes, link.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
+                link.hear(&theirs, ours);
                 self.open(channel);
             }
             Phase::Accepting(_) => self.open(channel),
@@ -334,7 +344,12 @@ impl<V: Verbs> Engine<V> {
         ConnectParameters {
             retry_count: self.config.retry_count,
             rnr_retry_count: self.config.receiver_not_ready_retry_count,
-            reads_answered: limits.reads_answered_max.min(READS_MAX) as u8,
+            // Without windows nothing is exposed.
+            reads_answered: if limits.windows_max > 0 {
+                limits.reads_answered_max.min(READS_MAX) as u8
+            } else {
+                0
+            },
             reads_started: limits.reads_started_max.min(READS_MAX) as u8,
         }
     }
@@ -384,6 +399,7 @@ impl<V: Verbs> Engine<V> {
                     incoming,
                     queue: SendQueue::new(sends),
                     sending: Sending::new(),
+                    one_sided: Sides::default(),
                     early: Vec::new(),
                     is_busy: false,
                 }))
@@ -436,6 +452,7 @@ impl<V: Verbs> Engine<V> {
             memory: Memory::new(device),
             receives: Receives::default(),
             shares: Shares::new(receives, self.config.window_max),
+            windows: Windows::default(),
             queue_pairs: Default::default(),
             queue_pairs_max,
             is_short: false,
@@ -567,7 +584,12 @@ impl<V: Verbs> Engine<V> {
     /// Gives back what a channel has of its device. From here on no device touches what it was sending.
     fn release(&mut self, channel: Channel) {
         let Some(state) = self.channels.at(channel) else { return };
-        let (identifier, link) = (state.identifier.take(), state.link.take());
+        let (identifier, mut link) = (state.identifier.take(), state.link.take());
+        // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
+        let regions = link
+            .as_mut()
+            .map(|link| link.one_sided.free(&mut self.devices[link.device], &mut self.verbs))
+            .unwrap_or_default();
         if let Some(identifier) = identifier {
             self.verbs.destroy(identifier);
             self.set_owner(identifier, None);
@@ -576,8 +598,27 @@ impl<V: Verbs> Engine<V> {
             let device = &mut self.devices[link.device];
             device.queue_pairs.remove(&link.queue_pair.number);
             device.shares.leave(&link.incoming);
+            self.forget_regions(regions);
         }
     }
+}
+
+impl Link {
+    /// Takes note of what the peer says of itself.
+    fn hear(&mut self, theirs: &Greeting, ours: ReadsAtOnce) {
+        (self.slot_bytes, self.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
+        self.one_sided.agree(ours, theirs.reads);
+    }
+}
+
+/// What this end says of itself.
+fn our_greeting(link: &Link, parameters: &ConnectParameters) -> [u8; greeting::BYTES] {
+    let reads = reads_at_once(parameters);
+    Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told(), reads }.encode()
+}
+
+fn reads_at_once(parameters: &ConnectParameters) -> ReadsAtOnce {
+    ReadsAtOnce { started: parameters.reads_started, answered: parameters.reads_answered }
 }
 
 /// The reason for a rejection, as far as the connection manager carries it.

@@ -3,6 +3,7 @@
 use super::config::RdmaConfig;
 use super::credit::{Incoming, Outgoing, Shares};
 use super::memory::{Budget, Memory};
+use super::one_sided::{Sides, Windows};
 use super::receives::{PostError, Receives};
 use super::sending::{Flight, SendQueue, Sending};
 use super::verbs::{Completion, Device, DeviceLimits, Event, Identifier, Part, QueuePair, Verbs};
@@ -53,6 +54,8 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) unsettled: usize,
     /// What the connection manager has told and nobody has looked at.
     pub(super) pending: VecDeque<Event>,
+    /// For what bodies in many pieces are described by; made when the first one is.
+    pub(super) tables: Option<Pool>,
     /// The parts of the sends that are being posted; kept for its memory.
     pub(super) parts: Vec<Part>,
     polls_until_look: u32,
@@ -73,6 +76,7 @@ pub(super) struct DeviceState {
     pub(super) memory: Memory,
     pub(super) receives: Receives,
     pub(super) shares: Shares,
+    pub(super) windows: Windows,
     pub(super) queue_pairs: HashMap<u32, Channel, BuildHasherDefault<NumberHasher>>,
     pub(super) queue_pairs_max: usize,
     /// Receive requests wait for buffers, and that was said.
@@ -118,6 +122,7 @@ pub(super) struct Link {
     pub(super) incoming: Incoming,
     pub(super) queue: SendQueue,
     pub(super) sending: Sending,
+    pub(super) one_sided: Sides,
     /// What arrived before the connection manager said that the channel is open.
     pub(super) early: Vec<Segment>,
     /// In the list of busy channels.
@@ -146,6 +151,7 @@ impl<V: Verbs> Engine<V> {
             busy: Vec::new(),
             unsettled: 0,
             pending: VecDeque::new(),
+            tables: None,
             parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
             polls_until_look: 0,
         }
@@ -162,7 +168,7 @@ impl<V: Verbs> Engine<V> {
             self.take_completions(device, pool)?;
             self.post_receives(device, pool);
         }
-        self.serve_busy();
+        self.serve_busy(pool);
         events.append(&mut self.events);
         Ok(())
     }
@@ -228,7 +234,7 @@ impl<V: Verbs> Engine<V> {
     }
 
     /// Sends what can be sent on each busy channel, and tells of credit where nothing else does.
-    fn serve_busy(&mut self) {
+    fn serve_busy(&mut self, pool: &mut Pool) {
         let mut busy = std::mem::take(&mut self.busy);
         for channel in busy.drain(..) {
             if let Some(State { link: Some(link), .. }) = self.channels.at(channel) {
@@ -239,6 +245,8 @@ impl<V: Verbs> Engine<V> {
                 }
             }
             self.send_more(channel);
+            self.finish_readings(channel, pool);
+            self.close_windows(channel);
             self.tell_credit(channel);
         }
         // What was listed meanwhile came into a new list; the memory of the longer one is kept.

@@ -27,7 +27,7 @@ pub(crate) enum Fault {
 
 /// A wire with a fault, or with none.
 pub(crate) struct Broken {
-    inner: Box<dyn Wire + Send>,
+    inner: Box<dyn Wire>,
     fault: Option<Fault>,
     kept: Vec<Segment>,
     exposed: Vec<(Channel, u64)>,
@@ -36,7 +36,7 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    pub(crate) fn new(inner: Box<dyn Wire + Send>, fault: Option<Fault>) -> Self {
+    pub(crate) fn new(inner: Box<dyn Wire>, fault: Option<Fault>) -> Self {
         Self { inner, fault, kept: Vec::new(), exposed: Vec::new(), begun: Vec::new() }
     }
 
@@ -53,6 +53,7 @@ impl Broken {
         match event {
             WireEvent::Read { .. } if self.has(Fault::LosesReads) => {}
             WireEvent::Read { channel, read, outcome } => {
+                self.begun.retain(|(_, other)| *other != read);
                 let outcome = match outcome {
                     Ok(body) if self.has(Fault::FlipsAByte) => {
                         let mut bytes = body.to_vec();
@@ -68,7 +69,15 @@ impl Broken {
                     events.push(WireEvent::Read { channel, read, outcome });
                 }
             }
+            // Where a read that fails takes its channel along, that is how its end is told.
+            WireEvent::Closed { channel, .. }
+                if self.has(Fault::LosesReads) && self.begun.iter().any(|(of, _)| *of == channel) => {}
             WireEvent::Closed { channel, reason } => {
+                if self.has(Fault::HidesFailures) {
+                    for (_, read) in self.begun.extract_if(.., |(of, _)| *of == channel) {
+                        events.push(WireEvent::Read { channel, read, outcome: Ok(Box::new(Body::new())) });
+                    }
+                }
                 events.push(WireEvent::Closed { channel, reason });
                 if self.has(Fault::ReadsAfterClosed) {
                     for (_, read) in self.begun.extract_if(.., |(of, _)| *of == channel) {

@@ -59,19 +59,21 @@ macro_rules! tests_of {
         $(
             #[test]
             fn $case() {
-                $crate::suite::cases::$case(|going| $crate::suite::Bench::<$subject>::new(going, None));
+                suite::cases::$case(|going| suite::Bench::<$subject>::new(going, None));
             }
         )+
 
         mod each_case_is_seen_to_fail {
+            use super::suite;
+
             $(
                 #[test]
                 fn $case() {
-                    let faults = [$(($crate::suite::Fault::$fault, $text)),+];
-                    let case = |fault| $crate::suite::cases::$case(
-                        move |going| $crate::suite::Bench::<$subject>::new(going, fault),
+                    let faults = [$((suite::Fault::$fault, $text)),+];
+                    let case = |fault| suite::cases::$case(
+                        move |going| suite::Bench::<$subject>::new(going, fault),
                     );
-                    $crate::suite::see_it_fail(case, &faults);
+                    suite::see_it_fail(case, &faults);
                 }
             )+
         }

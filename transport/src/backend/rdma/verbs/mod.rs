@@ -85,6 +85,9 @@ pub(super) struct DeviceLimits {
     pub(super) reads_answered_max: u32,
     /// `max_mw`, or 0 without `IBV_DEVICE_MEM_WINDOW_TYPE_2B` (and `2A`).
     pub(super) windows_max: u32,
+    /// Whether a window keeps its peer within its own bounds, and not only within those of the region beneath. On
+    /// soft-RoCE it does not (`check_rkey` in the kernel's `rxe_resp.c`).
+    pub(super) windows_have_bounds: bool,
 }
 
 /// How large a device's shared objects are to be made. More than the device can do is an error.

@@ -10,9 +10,10 @@ use super::memory::{MemoryRegion, MemoryWindow};
 use super::table::Table;
 use arrayvec::ArrayVec;
 use rdma_sys::{
-    bind_mw_t, bind_mw_tso_union_t, ibv_access_flags, ibv_cq, ibv_mw, ibv_mw_bind_info, ibv_poll_cq, ibv_post_send,
-    ibv_post_srq_recv, ibv_qp, ibv_qp_state, ibv_recv_wr, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_srq,
-    ibv_wc, ibv_wc_flags, ibv_wr_opcode, imm_data_invalidated_rkey_union_t, qp_type_t, rdma_t, wr_t, xrc_t,
+    bind_mw_t, bind_mw_tso_union_t, ibv_access_flags, ibv_cq, ibv_mw, ibv_mw_bind_info, ibv_poll_cq,
+    ibv_post_send, ibv_post_srq_recv, ibv_qp, ibv_qp_state, ibv_recv_wr, ibv_send_flags, ibv_send_wr,
+    ibv_sge, ibv_srq, ibv_wc, ibv_wc_flags, ibv_wr_opcode, imm_data_invalidated_rkey_union_t, qp_type_t,
+    rdma_t, wr_t, xrc_t,
 };
 use std::ffi::c_int;
 use std::io;

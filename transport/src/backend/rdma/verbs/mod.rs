@@ -210,7 +210,12 @@ pub(super) enum Operation {
         /// The peer's key for it.
         key: u32,
     },
-    /// Opens a window on this end's memory for the peer of this queue pair to read (`IBV_WR_BIND_MW`).
+    /// Opens a window on this end's memory for the peer of this queue pair to read (`IBV_WR_BIND_MW`). It must be
+    /// closed, and if the request fails it is to be freed: which key it has then differs between devices. It is
+    /// closed or freed before its queue pair is destroyed.
+    ///
+    /// For whom a window is open, every device checks. That a read stays within it, soft-RoCE of Linux 6.1 does not:
+    /// there, the peer can read all of `region`, and a body that is to be read alone has a region of its own.
     Bind {
         /// The window.
         window: Window,
@@ -223,7 +228,8 @@ pub(super) enum Operation {
         /// Its length.
         bytes: u64,
     },
-    /// Closes the window that was opened with a key (`IBV_WR_LOCAL_INV`).
+    /// Closes the window that was opened with a key (`IBV_WR_LOCAL_INV`). It must be open: the kernel of a soft-RoCE
+    /// device crashes otherwise, in Linux 6.1.
     Invalidate {
         /// The key.
         key: u32,
@@ -366,8 +372,8 @@ pub(super) trait Verbs {
     /// A memory window, which is not open yet.
     fn allocate_window(&mut self, device: Device) -> io::Result<Window>;
 
-    /// Gives it back. It must not be open, unless its queue pair has failed; it must be given back before that is
-    /// destroyed.
+    /// Gives it back. It must not be open, unless its queue pair has failed: no window is closed on one any more, and
+    /// this closes it. It comes before [`Verbs::destroy`] then.
     fn free_window(&mut self, window: Window) -> io::Result<()>;
 
     /// Posts a list of work requests with one call of the device.

@@ -128,6 +128,21 @@ impl Receives {
         }
     }
 
+    /// How many buffers it holds.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn buffers(&self) -> usize {
+        self.slots
+            .iter()
+            .map(|slot| usize::from(slot.first.is_some()) + usize::from(slot.second.is_some()))
+            .sum()
+    }
+
+    /// How many slots are posted.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn posted(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_posted).count()
+    }
+
     /// Takes what arrived in a slot, which is idle from now on; `None` if it is none that was posted.
     #[inline]
     pub(super) fn take(&mut self, work: u64, bytes: u32) -> Option<Arrived> {
@@ -181,17 +196,23 @@ impl Slot {
 
 #[inline]
 fn part(
-    buffer: &mut Option<BufferMut>,
+    place: &mut Option<BufferMut>,
     bytes: usize,
     verbs: &mut impl Verbs,
     memory: &mut Memory,
     budget: &mut Budget,
     pool: &mut Pool,
 ) -> Result<Part, PostError> {
-    let buffer = match buffer {
+    let buffer = match place {
         Some(buffer) => buffer,
-        None => buffer.insert(pool.buffer(bytes)?),
+        None => place.insert(pool.buffer(bytes)?),
     };
-    let key = memory.key(buffer, verbs, budget)?;
-    Ok(Part { address: buffer.spare_mut().as_mut_ptr() as u64, bytes: bytes as u32, key })
+    match memory.key(buffer, verbs, budget) {
+        Ok(key) => Ok(Part { address: buffer.spare_mut().as_mut_ptr() as u64, bytes: bytes as u32, key }),
+        Err(error) => {
+            // The next one may lie in memory that the device knows.
+            *place = None;
+            Err(error.into())
+        }
+    }
 }

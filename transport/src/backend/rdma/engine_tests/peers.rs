@@ -60,7 +60,8 @@ fn with_a_bad_peer(limit: u32) -> (Rig, (Channel, Channel), Channel, Raw) {
     let place = rig.ends[1].listen().1;
     let mut raw = Raw::connect(&mut rig, &place, &Greeting { slot_bytes: SLOT_BYTES, limit }.encode());
     let mut bad = None;
-    for _ in 0..10 {
+    // An engine at rest looks for who wants to connect once in 256 polls.
+    for _ in 0..600 {
         rig.round();
         raw.event();
         let accepted = rig.ends[1].said.iter().find_map(|event| match event {

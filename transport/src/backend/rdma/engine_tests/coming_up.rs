@@ -1,7 +1,14 @@
 //! Connecting, and what can go wrong at each step of it; closing in each phase of it.
 
+use super::memory::REGISTRATIONS;
 use super::*;
 use crate::backend::rdma::verbs::fake::Fault;
+
+/// Memory that may not be registered is looked for elsewhere some times.
+fn inject(rig: &Rig, end: usize, fault: Fault) {
+    let times = if matches!(fault, Fault::RegisterFails(_)) { REGISTRATIONS } else { 1 };
+    (0..times).for_each(|_| rig.network.inject(rig.ends[end].name, fault));
+}
 
 #[test]
 fn each_step_of_connecting_can_fail_and_leaves_nothing() {
@@ -20,7 +27,7 @@ fn each_step_of_connecting_can_fail_and_leaves_nothing() {
     for (fault, word) in here {
         let mut rig = Rig::new(FakeNetwork::in_turn(), 2);
         let place = rig.ends[1].listen().1;
-        rig.network.inject(rig.ends[0].name, fault);
+        inject(&rig, 0, fault);
         let channel = rig.ends[0].engine().connect(&place).unwrap();
         assert_not_connected(&rig.end_of(0, channel), word);
         rig.rounds(3);
@@ -45,7 +52,7 @@ fn each_step_of_accepting_can_fail_and_both_ends_say_why() {
     for (fault, word) in there {
         let mut rig = Rig::new(FakeNetwork::in_turn(), 2);
         let place = rig.ends[1].listen().1;
-        rig.network.inject(rig.ends[1].name, fault);
+        inject(&rig, 1, fault);
         let channel = rig.ends[0].engine().connect(&place).unwrap();
         assert_not_connected(&rig.end_of(0, channel), word);
         let failed = |event: &WireEvent| match event {

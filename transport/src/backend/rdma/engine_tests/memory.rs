@@ -1,7 +1,11 @@
 //! Memory that may not be pinned, and buffers that are not there.
 
 use super::*;
+use crate::backend::rdma::receives::REFUSED_MAX;
 use crate::backend::rdma::verbs::fake::Fault;
+
+/// How often registering memory must fail until it is given up.
+pub(super) const REGISTRATIONS: usize = REFUSED_MAX + 1;
 
 #[test]
 fn the_budget_of_pinned_memory_refuses_with_what_was_asked_and_the_way_out() {
@@ -31,7 +35,9 @@ fn the_budget_of_pinned_memory_refuses_with_what_was_asked_and_the_way_out() {
 fn the_limit_of_locked_memory_is_named() {
     let mut rig = Rig::new(FakeNetwork::in_turn(), 2);
     let place = rig.ends[1].listen().1;
-    rig.network.inject(rig.ends[0].name, Fault::RegisterFails(libc::ENOMEM));
+    for _ in 0..REGISTRATIONS {
+        rig.network.inject(rig.ends[0].name, Fault::RegisterFails(libc::ENOMEM));
+    }
     let channel = rig.ends[0].engine().connect(&place).unwrap();
     let reason = rig.end_of(0, channel);
     for word in ["pin no 65536 bytes more", "RLIMIT_MEMLOCK", "ulimit -l"] {
@@ -99,8 +105,7 @@ fn receive_requests_take_other_buffers_when_theirs_may_not_be_pinned() {
             let before = received.len();
             received.extend(rig.ends[1].received(far));
             rig.ends[1].said.clear();
-            // One buffer that it may not pin is tried in each poll.
-            rig.rounds(200);
+            rig.rounds(5);
             assert!(received.len() > before || !rig.ends[1].received(far).is_empty(), "it is stuck");
         }
         assert_eq!(received, bytes);

@@ -3,8 +3,10 @@
 use super::engine::Engine;
 use super::verbs::Verbs;
 use super::verbs::real::RealVerbs;
-use super::{RdmaConfig, RdmaOpenError};
-use crate::backend::{Channel, ConnectError, ListenError, Listener, Listening, SendRefused, Wire, WireEvent};
+use super::{RdmaConfig, RdmaDevice, RdmaOpenError};
+use crate::backend::{
+    Channel, ConnectError, ListenError, Listener, Listening, SendRefused, Wire, WireEvent, WireKind,
+};
 use crate::pool::{GatherList, Pool};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -37,10 +39,32 @@ impl RdmaWire {
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.engine.verbs.descriptor()
     }
+
+    /// The device that listening takes is not there: the connection manager itself would listen at `0.0.0.0` without
+    /// any, and would find out about a device that must be used with the first connection.
+    fn missing_device(&self) -> Option<String> {
+        // Where the kernel's list cannot be read nothing is known.
+        let devices = RdmaDevice::all().ok()?;
+        let names: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
+        match &self.engine.config.device {
+            _ if devices.is_empty() => Some(
+                "there is no RDMA device (ibv_devices lists none): load its driver, or make a soft-RoCE one with \
+                 `rdma link add rxe0 type rxe netdev INTERFACE`"
+                    .to_owned(),
+            ),
+            Some(device) if !names.contains(&&**device) => {
+                Some(format!("there is no RDMA device '{device}', which must be used: there is {}", names.join(", ")))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Wire for RdmaWire {
     fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        if let Some(reason) = self.missing_device() {
+            return Err(ListenError::NoWire { address: address.to_owned(), wire: WireKind::Rdma, reason });
+        }
         self.engine.listen(address)
     }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 const FOLDER: &str = "/sys/class/infiniband";
 
 /// An RDMA device of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RdmaDevice {
     /// Its name, as in `ibv_devices(1)`.
     pub name: String,
@@ -25,6 +26,29 @@ impl RdmaDevice {
     /// `/sys/class/infiniband` cannot be read; without RDMA in the kernel it does not exist.
     pub fn all() -> io::Result<Vec<Self>> {
         Self::all_in(Path::new(FOLDER))
+    }
+
+    /// Why this machine has no RDMA device, and what to do. `None` if it has one, or if its kernel's list cannot be seen.
+    pub fn none_because() -> Option<String> {
+        Self::none_in(Path::new(FOLDER))
+    }
+
+    fn none_in(folder: &Path) -> Option<String> {
+        match Self::all_in(folder) {
+            Ok(devices) if devices.is_empty() => Some(
+                "there is no RDMA device (ibv_devices lists none): load its driver, or make a soft-RoCE one with \
+                 `modprobe rdma_rxe` and `rdma link add rxe0 type rxe netdev INTERFACE`"
+                    .to_owned(),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder.parent().is_some_and(Path::exists) => {
+                Some(format!(
+                    "there is no RDMA device, and no RDMA in the kernel (there is no {}): load the device's driver, and \
+                     the modules that go with it by `modprobe -a rdma_cm rdma_ucm ib_uverbs`",
+                    folder.display()
+                ))
+            }
+            _ => None,
+        }
     }
 
     fn all_in(folder: &Path) -> io::Result<Vec<Self>> {
@@ -120,8 +144,18 @@ mod tests {
     #[test]
     fn a_kernel_without_rdma_has_no_such_folder() {
         let folder = Folder::new("none");
-        let error = RdmaDevice::all_in(&folder.0.join("infiniband")).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let missing = folder.0.join("infiniband");
+        assert_eq!(RdmaDevice::all_in(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let reason = RdmaDevice::none_in(&missing).unwrap();
+        assert!(
+            reason.contains("no RDMA in the kernel") && reason.contains("modprobe -a rdma_cm"),
+            "{reason}"
+        );
+        assert_eq!(RdmaDevice::none_in(&missing.join("deeper")), None, "what cannot be seen is not judged");
         assert_eq!(RdmaDevice::all_in(&folder.0).unwrap(), []);
+        let reason = RdmaDevice::none_in(&folder.0).unwrap();
+        assert!(reason.contains("ibv_devices lists none") && reason.contains("rdma link add"), "{reason}");
+        folder.port("rxe0", "Ethernet", &[]);
+        assert_eq!(RdmaDevice::none_in(&folder.0), None);
     }
 }

@@ -43,20 +43,17 @@ impl RdmaWire {
     /// The device that listening takes is not there: the connection manager itself would listen at `0.0.0.0` without
     /// any, and would find out about a device that must be used with the first connection.
     fn missing_device(&self) -> Option<String> {
+        if let Some(reason) = RdmaDevice::none_because() {
+            return Some(reason);
+        }
+        let wanted = self.engine.config.device.as_deref()?;
         // Where the kernel's list cannot be read nothing is known.
         let devices = RdmaDevice::all().ok()?;
         let names: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
-        match &self.engine.config.device {
-            _ if devices.is_empty() => Some(
-                "there is no RDMA device (ibv_devices lists none): load its driver, or make a soft-RoCE one with \
-                 `rdma link add rxe0 type rxe netdev INTERFACE`"
-                    .to_owned(),
-            ),
-            Some(device) if !names.contains(&&**device) => {
-                Some(format!("there is no RDMA device '{device}', which must be used: there is {}", names.join(", ")))
-            }
-            _ => None,
-        }
+        let is_there = names.is_empty() || names.contains(&wanted);
+        let others = names.join(", ");
+        (!is_there)
+            .then(|| format!("there is no RDMA device '{wanted}', which must be used: there is {others}"))
     }
 }
 

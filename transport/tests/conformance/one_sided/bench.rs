@@ -10,11 +10,22 @@ pub(crate) type Way = usize;
 
 /// A wire under test.
 pub(crate) trait Subject {
+    /// Why this machine has no such wire.
+    fn missing() -> Option<String> {
+        None
+    }
+
     /// One whose reads go like this.
     fn new(going: Going) -> Self;
 
     /// The wires of an end, 0 or 1, by way.
     fn wires(&self, end: usize) -> [Box<dyn Wire>; 2];
+
+    /// Descriptors that reach beyond what one describes, by a byte and by more. None where a descriptor says nothing of
+    /// where.
+    fn beyond(&self, _descriptor: &[u8]) -> Vec<Descriptor> {
+        Vec::new()
+    }
 
     /// Has some time pass, so that what is under way comes on.
     fn pass(&mut self);
@@ -100,6 +111,10 @@ impl<S: Subject> Bench<S> {
             }
         }
         panic!("every exposure was refused")
+    }
+
+    pub(crate) fn beyond(&self, descriptor: &[u8]) -> Vec<Descriptor> {
+        self.subject.beyond(descriptor)
     }
 
     pub(crate) fn withdraw(&mut self, way: Way, channel: Channel, exposure: u64) {

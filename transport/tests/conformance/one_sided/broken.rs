@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     HidesFailures,
     ReadsAfterClosed,
     IgnoresWithdrawals,
+    /// The other end's memory is open to everybody.
+    ReadsWhateverIsAsked,
     /// A body is not held for as long as it is exposed.
     LetsGoEarly,
     /// What was exposed is held for ever.
@@ -31,13 +33,15 @@ pub(crate) struct Broken {
     fault: Option<Fault>,
     kept: Vec<Segment>,
     exposed: Vec<(Channel, u64)>,
+    /// Reads that did not happen, and are said to.
+    pretended: Vec<(Channel, u64)>,
     /// Reads that have begun.
     begun: Vec<(Channel, u64)>,
 }
 
 impl Broken {
     pub(crate) fn new(inner: Box<dyn Wire>, fault: Option<Fault>) -> Self {
-        Self { inner, fault, kept: Vec::new(), exposed: Vec::new(), begun: Vec::new() }
+        Self { inner, fault, kept: Vec::new(), exposed: Vec::new(), pretended: Vec::new(), begun: Vec::new() }
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -118,6 +122,9 @@ impl Wire for Broken {
                 self.inner().withdraw(channel, exposure);
             }
         }
+        for (channel, read) in self.pretended.drain(..) {
+            events.push(WireEvent::Read { channel, read, outcome: Ok(Box::new(Body::new())) });
+        }
         let mut found = Vec::new();
         self.inner.poll(pool, &mut found)?;
         found.into_iter().for_each(|event| self.pass_on(event, pool, events));
@@ -157,6 +164,10 @@ impl OneSided for Broken {
         bytes: u64,
         pool: &mut Pool,
     ) -> Result<(), ReadRefused> {
+        if self.has(Fault::ReadsWhateverIsAsked) {
+            self.pretended.push((channel, read));
+            return Ok(());
+        }
         self.inner().read(channel, read, descriptor, bytes, pool)?;
         self.begun.push((channel, read));
         Ok(())

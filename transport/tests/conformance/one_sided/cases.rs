@@ -96,6 +96,42 @@ pub(crate) fn what_is_withdrawn_is_read_no_more<S: Subject>(bench: impl Fn(Going
     bench.is_clean();
 }
 
+/// A key is good for one peer, however another one came by it.
+pub(crate) fn what_was_offered_to_another_is_not_read<S: Subject>(bench: impl Fn(Going) -> Bench<S>) {
+    let mut bench = bench(Going::Well);
+    let (one, another) = (bench.connect(0), bench.connect(0));
+    let body = bench.body(&content(7, 10_000));
+    let (_, descriptor) = bench.expose(0, one[HERE], &body);
+    let read = bench.read(0, another[THERE], &descriptor, 10_000);
+    let found = bench.wait_for_outcome(read);
+    assert!(found.is_err(), "a body was read that was offered to another peer");
+    // The one that it was offered to may still have it.
+    let read = bench.read(0, one[THERE], &descriptor, 10_000);
+    assert!(bench.wait_for_outcome(read) == Ok(content(7, 10_000)), "others have disturbed an offer");
+}
+
+/// Also not what lies in the same memory.
+pub(crate) fn beyond_what_was_offered_nothing_is_read<S: Subject>(bench: impl Fn(Going) -> Bench<S>) {
+    let mut bench = bench(Going::Well);
+    let bodies = [8, 9, 10].map(|tag| bench.body(&content(tag, 16_384)));
+    let mut channels = bench.connect(0);
+    let (_, descriptor) = bench.expose(0, channels[HERE], &bodies[1]);
+    for index in 0..bench.beyond(&descriptor).len() {
+        channels = bench.connect(0);
+        let (_, descriptor) = bench.expose(0, channels[HERE], &bodies[1]);
+        let beyond = bench.beyond(&descriptor).swap_remove(index);
+        let read = bench.read(0, channels[THERE], &beyond, 16_384);
+        let found = bench.wait_for_outcome(read);
+        assert!(found.is_err(), "something was read beyond what was offered ({index})");
+    }
+    if bench.beyond(&descriptor).is_empty() {
+        // Nothing can be said that is not in the descriptor; a longer body than the one that was offered can.
+        let read = bench.read(0, channels[THERE], &descriptor, 16_385);
+        let found = bench.wait_for_outcome(read);
+        assert!(found.is_err(), "something was read beyond what was offered");
+    }
+}
+
 /// A session that changes its wire offers the same body anew; what was said of it on the old one is worth nothing.
 pub(crate) fn what_could_not_be_read_is_offered_again_on_another_wire<S: Subject>(
     bench: impl Fn(Going) -> Bench<S>,

@@ -3,6 +3,9 @@
 #[path = "../../../../tests/conformance/one_sided/mod.rs"]
 mod suite;
 
+#[path = "../../../../tests/conformance/one_sided/runs.rs"]
+mod runs;
+
 use crate::backend::rdma::RdmaConfig;
 use crate::backend::rdma::engine::{Engine, State};
 use crate::backend::rdma::verbs::fake::{EndName, FakeNetwork, FakeVerbs};
@@ -61,6 +64,10 @@ impl<const BOUNDS: bool> Subject for Fake<BOUNDS> {
                 listening: Rc::clone(&self.listening[way]),
             })
         })
+    }
+
+    fn beyond(&self, descriptor: &[u8]) -> Vec<Descriptor> {
+        runs::beyond(descriptor)
     }
 
     fn pass(&mut self) {
@@ -140,11 +147,7 @@ impl OneSided for Placed {
         let mut descriptor: Descriptor = descriptor.iter().copied().collect();
         match self.going {
             Going::Well => {}
-            // The key of the last run is that of an earlier offer.
-            Going::Wrong => {
-                let at = descriptor.len() - 8;
-                descriptor[at] ^= 1;
-            }
+            Going::Wrong => descriptor = runs::with_another_key(&descriptor),
             Going::Nowhere => {
                 if let Some(State { identifier: Some(identifier), .. }) = self.engine.channels.at(channel) {
                     self.network.hold_sends(self.name, *identifier);

@@ -38,8 +38,8 @@ struct RealWires {
 /// The `rdma` wire, which is opened when an address first asks for it: most processes never do, and most machines
 /// could not.
 struct Rdma {
-    config: RdmaConfig,
-    wire: Option<RdmaWire>,
+    config: Box<RdmaConfig>,
+    wire: Option<Box<RdmaWire>>,
 }
 
 /// What stands where there is no wire. No channel is ever on it.
@@ -75,7 +75,7 @@ impl Wires {
         let mut tcp = TcpWire::open(tcp, pool)?;
         tcp.watch(wakeup.descriptor()).map_err(WiresError::Watch)?;
         let inproc = InprocWire::new(network, wakeup.clone());
-        let rdma = Rdma { config: rdma, wire: None };
+        let rdma = Rdma { config: Box::new(rdma), wire: None };
         Ok(Self {
             set: WireSet::Real(RealWires { tcp, inproc, rdma }),
             no_rdma: NoWire(WireKind::Rdma),
@@ -157,9 +157,9 @@ impl Wires {
     fn ensure(&mut self, kind: WireKind) -> Result<(), NotOpened> {
         match (&mut self.set, kind) {
             (WireSet::Real(real), WireKind::Rdma) if real.rdma.wire.is_none() => {
-                let wire = RdmaWire::open(real.rdma.config.clone())?;
+                let wire = RdmaWire::open((*real.rdma.config).clone())?;
                 real.tcp.watch(wire.descriptor())?;
-                real.rdma.wire = Some(wire);
+                real.rdma.wire = Some(Box::new(wire));
                 Ok(())
             }
             _ => Ok(()),
@@ -193,7 +193,9 @@ impl Wires {
 
     fn of(&mut self, kind: WireKind) -> &mut dyn Wire {
         match (&mut self.set, kind) {
-            (WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }), WireKind::Rdma) => wire,
+            (WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }), WireKind::Rdma) => {
+                &mut **wire
+            }
             (_, WireKind::Rdma) => &mut self.no_rdma,
             (WireSet::Real(real), WireKind::Tcp) => &mut real.tcp,
             (WireSet::Real(real), WireKind::Inproc) => &mut real.inproc,

@@ -2,8 +2,9 @@
 
 use super::credit::{Outgoing, Shares, WINDOW_MIN, connections_max};
 use super::engine::{COMPLETIONS_PER_CALL, DeviceState, Engine, Link, Owner, Phase, State};
-use super::greeting::Greeting;
+use super::greeting::{self, Greeting};
 use super::memory::Memory;
+use super::one_sided::{ReadsAtOnce, Sides, Windows};
 use super::receives::{self, Receives, SLOT_BYTES};
 use super::sending::{SendQueue, Sending};
 use super::verbs::{
@@ -175,7 +176,7 @@ impl<V: Verbs> Engine<V> {
     ) -> io::Result<()> {
         let link = self.make_link(channel, identifier, pool)?;
         let parameters = self.parameters(link.device);
-        let greeting = Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told() }.encode();
+        let greeting = our_greeting(&link, &parameters);
         if let Some(state) = self.channels.at(channel) {
             state.link = Some(link);
         }
@@ -219,9 +220,11 @@ impl<V: Verbs> Engine<V> {
         let limits = self.verbs.limits(identifier)?;
         self.check_device(&limits)?;
         let mut link = self.make_link(channel, identifier, pool)?;
-        (link.slot_bytes, link.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
-        let parameters = self.parameters(link.device);
-        let greeting = Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told() }.encode();
+        let mut parameters = self.parameters(link.device);
+        link.hear(&theirs, reads_at_once(&parameters));
+        parameters.reads_answered = parameters.reads_answered.min(theirs.reads.started);
+        parameters.reads_started = parameters.reads_started.min(theirs.reads.answered);
+        let greeting = our_greeting(&link, &parameters);
         if let Some(state) = self.channels.at(channel) {
             state.link = Some(link);
         }
@@ -236,11 +239,18 @@ impl<V: Verbs> Engine<V> {
 
     /// The connection manager says that a channel is up.
     fn established(&mut self, channel: Channel, greeting: &PrivateData) -> io::Result<()> {
+        let ours = match self.channels.at(channel) {
+            Some(State { link: Some(link), .. }) => {
+                let device = link.device;
+                reads_at_once(&self.parameters(device))
+            }
+            _ => return Ok(()),
+        };
         let Some(State { phase, link: Some(link), .. }) = self.channels.at(channel) else { return Ok(()) };
         match phase {
             Phase::Connecting(_) => {
                 let theirs = Greeting::decode(greeting).map_err(io::Error::other)?;
-                (link.slot_bytes, link.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
+                link.hear(&theirs, ours);
                 self.open(channel);
             }
             Phase::Accepting(_) => self.open(channel),
@@ -339,7 +349,12 @@ impl<V: Verbs> Engine<V> {
         ConnectParameters {
             retry_count: self.config.retry_count,
             rnr_retry_count: self.config.receiver_not_ready_retry_count,
-            reads_answered: limits.reads_answered_max.min(READS_MAX) as u8,
+            // Without windows nothing is exposed.
+            reads_answered: if limits.windows_max > 0 {
+                limits.reads_answered_max.min(READS_MAX) as u8
+            } else {
+                0
+            },
             reads_started: limits.reads_started_max.min(READS_MAX) as u8,
         }
     }
@@ -395,6 +410,7 @@ impl<V: Verbs> Engine<V> {
                     incoming,
                     queue: SendQueue::new(sends),
                     sending: Sending::new(),
+                    one_sided: Sides::default(),
                     early: Vec::new(),
                     is_busy: false,
                     is_last_posted: false,
@@ -448,6 +464,7 @@ impl<V: Verbs> Engine<V> {
             memory: Memory::new(device),
             receives: Receives::default(),
             shares: Shares::new(receives, self.config.window_max),
+            windows: Windows::default(),
             queue_pairs: Default::default(),
             queue_pairs_max,
             is_short: false,
@@ -527,6 +544,10 @@ impl<V: Verbs> Engine<V> {
         tracing::error!(device = state.limits.name, %error, "an RDMA device cannot be used any more");
         let channels: Vec<Channel> = state.queue_pairs.values().copied().collect();
         for channel in channels {
+            if let Some(State { identifier: Some(identifier), .. }) = self.channels.at(channel) {
+                // So that the peer learns of it, and reads nothing more.
+                let _ = self.verbs.disconnect(*identifier);
+            }
             self.end_at_once(channel, io::Error::other(text.clone()));
         }
     }
@@ -615,12 +636,17 @@ impl<V: Verbs> Engine<V> {
     /// Gives back what a channel has of its device. From here on no device touches what it was sending.
     fn release(&mut self, channel: Channel) {
         let Some(state) = self.channels.at(channel) else { return };
-        let (identifier, link) = (state.identifier.take(), state.link.take());
+        let (identifier, mut link) = (state.identifier.take(), state.link.take());
         if let Some(link) = &link {
             // First, so that none of its completions is handed to a queue pair that gets the same number.
             self.devices[link.device].queue_pairs.remove(&link.queue_pair.number);
             self.take_last_completions(link);
         }
+        // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
+        let regions = link
+            .as_mut()
+            .map(|link| link.one_sided.free(&mut self.devices[link.device], &mut self.verbs))
+            .unwrap_or_default();
         if let Some(identifier) = identifier {
             self.verbs.destroy(identifier);
             self.set_owner(identifier, None);
@@ -628,6 +654,7 @@ impl<V: Verbs> Engine<V> {
         }
         if let Some(link) = link {
             self.devices[link.device].shares.leave(&link.incoming);
+            self.forget_regions(regions);
         }
     }
 
@@ -664,6 +691,24 @@ impl<V: Verbs> Engine<V> {
             self.reject(request, "the listener was stopped before it accepted");
         }
     }
+}
+
+impl Link {
+    /// Takes note of what the peer says of itself.
+    fn hear(&mut self, theirs: &Greeting, ours: ReadsAtOnce) {
+        (self.slot_bytes, self.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));
+        self.one_sided.agree(ours, theirs.reads);
+    }
+}
+
+/// What this end says of itself.
+fn our_greeting(link: &Link, parameters: &ConnectParameters) -> [u8; greeting::BYTES] {
+    let reads = reads_at_once(parameters);
+    Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told(), reads }.encode()
+}
+
+fn reads_at_once(parameters: &ConnectParameters) -> ReadsAtOnce {
+    ReadsAtOnce { started: parameters.reads_started, answered: parameters.reads_answered }
 }
 
 /// The reason for a rejection, as far as the connection manager carries it.

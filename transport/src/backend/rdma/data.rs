@@ -190,7 +190,12 @@ impl<V: Verbs> Engine<V> {
             (Phase::Draining(_), _) if work.kind == Kind::Last => self.finish(channel),
             (Phase::Draining(_), _) => {}
             (Phase::Flushing, true) if work.kind == Kind::Last => self.flushed(channel),
-            (_, true) => self.sent(channel),
+            (_, true) => {
+                if work.kind == Kind::OneSided {
+                    self.one_sided_done(channel);
+                }
+                self.sent(channel);
+            }
             (_, false) => {
                 let error = io::Error::other(format!("a send failed: {}", completion.status));
                 self.broke(channel, error);
@@ -208,6 +213,9 @@ impl<V: Verbs> Engine<V> {
                 self.events.push(WireEvent::Sent { channel });
             }
             Flight::Waiting => self.make_busy(channel),
+            Flight::Posted(_) | Flight::Done | Flight::Idle if link.one_sided.waits() => {
+                self.make_busy(channel)
+            }
             Flight::Posted(_) | Flight::Done | Flight::Idle => {}
         }
     }

@@ -3,6 +3,7 @@
 use super::config::RdmaConfig;
 use super::credit::{Incoming, Outgoing, Shares};
 use super::memory::{Budget, Memory};
+use super::one_sided::{Sides, Windows};
 use super::receives::Receives;
 use super::sending::{Flight, SendQueue, Sending};
 use super::verbs::{Completion, Device, DeviceLimits, Event, Identifier, Part, QueuePair, Verbs};
@@ -55,6 +56,8 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) pending: VecDeque<Event>,
     /// Channels whose peer has left. They end when what had arrived before is taken.
     pub(super) leaving: Vec<Channel>,
+    /// For what bodies in many pieces are described by; made when the first one is.
+    pub(super) tables: Option<Pool>,
     /// The parts of the sends that are being posted; kept for its memory.
     pub(super) parts: Vec<Part>,
     polls_until_look: u32,
@@ -75,6 +78,7 @@ pub(super) struct DeviceState {
     pub(super) memory: Memory,
     pub(super) receives: Receives,
     pub(super) shares: Shares,
+    pub(super) windows: Windows,
     pub(super) queue_pairs: HashMap<u32, Channel, BuildHasherDefault<NumberHasher>>,
     pub(super) queue_pairs_max: usize,
     /// Receive requests wait for buffers, and that was said.
@@ -124,6 +128,7 @@ pub(super) struct Link {
     pub(super) incoming: Incoming,
     pub(super) queue: SendQueue,
     pub(super) sending: Sending,
+    pub(super) one_sided: Sides,
     /// What arrived before the connection manager said that the channel is open.
     pub(super) early: Vec<Segment>,
     /// In the list of busy channels.
@@ -155,6 +160,7 @@ impl<V: Verbs> Engine<V> {
             unsettled: 0,
             pending: VecDeque::new(),
             leaving: Vec::new(),
+            tables: None,
             parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
             polls_until_look: 0,
         }
@@ -174,7 +180,7 @@ impl<V: Verbs> Engine<V> {
             self.post_receives(device, pool);
         }
         self.end_leaving(pool)?;
-        self.serve_busy();
+        self.serve_busy(pool);
         events.append(&mut self.events);
         Ok(())
     }
@@ -220,7 +226,9 @@ impl<V: Verbs> Engine<V> {
         while let Some(channel) = self.leaving.pop() {
             let link = self.channels.at(channel).and_then(|state| state.link.as_ref());
             if let Some(device) = link.map(|link| link.device) {
-                while self.fetch_completions(device) > 0 {
+                let mut count = 1;
+                while count > 0 {
+                    count = self.fetch_completions(device);
                     self.look_at_completions(device, pool)?;
                 }
             }
@@ -284,7 +292,7 @@ impl<V: Verbs> Engine<V> {
     }
 
     /// Sends what can be sent on each busy channel, and tells of credit where nothing else does.
-    fn serve_busy(&mut self) {
+    fn serve_busy(&mut self, pool: &mut Pool) {
         let mut busy = std::mem::take(&mut self.busy);
         for channel in busy.drain(..) {
             if let Some(State { link: Some(link), .. }) = self.channels.at(channel) {
@@ -295,6 +303,8 @@ impl<V: Verbs> Engine<V> {
                 }
             }
             self.send_more(channel);
+            self.finish_readings(channel, pool);
+            self.close_windows(channel);
             self.tell_credit(channel);
             self.flush(channel);
         }

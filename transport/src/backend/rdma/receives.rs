@@ -116,11 +116,11 @@ impl Receives {
         for ((entry, parts), slot) in list.iter_mut().zip(&parts).zip(self.idle.iter().rev()) {
             *entry = Receive { work: u64::from(*slot), parts };
         }
-        // SAFETY: the buffers lie in the slots, which are marked as posted below and then keep them until their
-        // completion; and the wire drops the seam before the slots.
         let Posted { count, error } = if filled == 0 {
             Posted { count: 0, error: None }
         } else {
+            // SAFETY: the buffers lie in the slots, which are marked as posted below and then keep them until their
+            // completion; and the wire drops the seam before the slots.
             unsafe { verbs.post_receives(device, &list[..filled]) }
         };
         for slot in self.idle.drain(self.idle.len() - count..) {

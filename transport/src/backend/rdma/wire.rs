@@ -4,7 +4,9 @@ use super::engine::Engine;
 use super::verbs::Verbs;
 use super::verbs::real::RealVerbs;
 use super::{RdmaConfig, RdmaOpenError};
-use crate::backend::{Channel, ConnectError, ListenError, Listener, Listening, SendRefused, Wire, WireEvent};
+use crate::backend::{
+    Channel, ConnectError, ListenError, Listener, Listening, OneSided, SendRefused, Wire, WireEvent,
+};
 use crate::pool::{GatherList, Pool};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -68,5 +70,9 @@ impl Wire for RdmaWire {
 
     fn arm(&mut self) -> io::Result<Option<Duration>> {
         self.engine.arm()
+    }
+
+    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
+        Some(&mut self.engine)
     }
 }

@@ -100,7 +100,7 @@ fn a_completion_queue_that_overflows_ends_its_channels_by_name() {
         end.engine = None;
         assert_eq!(
             end.buffers_out(),
-            0 + end.said.iter().filter(|it| matches!(it, WireEvent::Received { .. })).count()
+            end.said.iter().filter(|it| matches!(it, WireEvent::Received { .. })).count()
         );
     }
 }

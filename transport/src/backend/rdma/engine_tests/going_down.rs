@@ -12,9 +12,6 @@ fn what_was_sent_before_a_close_arrives_before_it_ends() {
         }
         rig.rounds(2);
         rig.ends[1].said.clear();
-        // The peer sleeps: it has armed, and looks when everything has happened.
-        rig.ends[1].arm();
-        rig.ends[1].poll();
         rig.ends[0].send(near, &content(bytes)).unwrap();
         rig.ends[0].engine().close(near);
         for _ in 0..20 {
@@ -22,6 +19,8 @@ fn what_was_sent_before_a_close_arrives_before_it_ends() {
             rig.ends[0].poll();
         }
         rig.network.run_until_quiet();
+        // The peer was about to sleep, and so it asks the connection manager first.
+        rig.ends[1].arm();
         rig.ends[1].poll();
         assert_eq!(rig.ends[1].received(far), content(bytes));
         assert!(matches!(rig.end_of(1, far), ChannelEnd::Peer));

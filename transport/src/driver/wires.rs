@@ -23,6 +23,13 @@ pub(super) struct Wires {
 }
 
 /// One wire of each kind.
+#[cfg_attr(
+    feature = "simulation",
+    allow(
+        clippy::large_enum_variant,
+        reason = "a driver has one, which stays where it is; a box would be a detour"
+    )
+)]
 enum WireSet {
     Real(RealWires),
     #[cfg(feature = "simulation")]

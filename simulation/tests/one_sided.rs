@@ -30,7 +30,7 @@ impl Subject for Simulated {
         Self { network, hosts, now: 0 }
     }
 
-    fn wires(&self, end: usize) -> [Box<dyn Wire + Send>; 2] {
+    fn wires(&self, end: usize) -> [Box<dyn Wire>; 2] {
         let wires = self.network.wires(self.hosts[end]);
         [wires.tcp, wires.inproc]
     }

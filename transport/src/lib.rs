@@ -59,6 +59,10 @@
 //! wire, `docs/testing.md` tells how a claim is proved, `docs/benchmarking.md` what it costs, and `transport/examples`
 //! has programs to begin with. To stand on the layer itself, begin at [`driver::Handler`].
 
+// Test suites of this crate that its unit tests include, too.
+#[cfg(test)]
+extern crate self as underlay;
+
 pub mod backend;
 pub mod connection;
 pub mod driver;

@@ -76,6 +76,9 @@ pub(super) struct Exposure {
     segments: Vec<Segment>,
 }
 
+/// The key of nothing.
+const NO_KEY: u64 = 0;
+
 /// A read that an end has in flight. Its bytes were copied when it began: what is exposed does not change.
 #[derive(Debug)]
 pub(super) struct PendingRead {
@@ -162,7 +165,11 @@ impl State {
         if self.reader.random.once_in(32) {
             return Err(ReadRefused::Busy);
         }
-        let exposed = self.exposed(end, key);
+        let length =
+            |exposure: &Exposure| exposure.segments.iter().map(|segment| segment.len() as u64).sum::<u64>();
+        let exposed = self.exposed(end, key).filter(|exposure| length(exposure) == bytes);
+        // Beyond what is exposed there is nothing.
+        let key = if exposed.is_some() { key } else { NO_KEY };
         let body = match exposed {
             Some(exposure) => pool.copy_body(
                 &exposure.segments.iter().flat_map(|segment| segment.iter().copied()).collect::<Vec<_>>(),

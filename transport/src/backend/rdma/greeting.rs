@@ -1,14 +1,17 @@
 //! What the two ends tell each other in the connection manager's private data, before the first send.
 //!
-//! 16 bytes, little-endian: `UNDL`, a version, three zeros, how many bytes a send may carry to this end (4), and up
-//! to which position the peer may send at first (4). What follows is padding, or a later version's.
+//! 16 bytes, little-endian: `UNDL`, a version, how many reads this end has under way at a time and how many of the peer's
+//! it answers, a zero, how many bytes a send may carry to this end (4), and up to which position the peer may send at
+//! first (4). What follows is padding, or a later version's.
 
 use super::credit::{WINDOW_LIMIT, WINDOW_MIN};
+use super::one_sided::ReadsAtOnce;
 use thiserror::Error;
 
 const MAGIC: [u8; 4] = *b"UNDL";
 const VERSION: u8 = 1;
-const BYTES: usize = 16;
+/// The bytes of a greeting.
+pub(super) const BYTES: usize = 16;
 
 /// The fewest bytes that a send must be able to carry: less would cut the smallest frames.
 const SLOT_BYTES_MIN: u32 = 256;
@@ -20,13 +23,14 @@ pub(super) struct Greeting {
     pub(super) slot_bytes: u32,
     /// Up to which position the peer may send.
     pub(super) limit: u32,
+    pub(super) reads: ReadsAtOnce,
 }
 
 impl Greeting {
     pub(super) fn encode(&self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         bytes[..4].copy_from_slice(&MAGIC);
-        bytes[4] = VERSION;
+        bytes[4..7].copy_from_slice(&[VERSION, self.reads.started, self.reads.answered]);
         bytes[8..12].copy_from_slice(&self.slot_bytes.to_le_bytes());
         bytes[12..].copy_from_slice(&self.limit.to_le_bytes());
         bytes
@@ -50,7 +54,7 @@ impl Greeting {
         if !(WINDOW_MIN..=WINDOW_LIMIT).contains(&limit) {
             return Err(BadGreeting::Limit { given: limit });
         }
-        Ok(Self { slot_bytes, limit })
+        Ok(Self { slot_bytes, limit, reads: ReadsAtOnce { started: bytes[5], answered: bytes[6] } })
     }
 }
 
@@ -77,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_greeting_is_read_as_it_was_written_also_with_padding() {
-        let greeting = Greeting { slot_bytes: 17_408, limit: 64 };
+        let reads = ReadsAtOnce { started: 16, answered: 3 };
+        let greeting = Greeting { slot_bytes: 17_408, limit: 64, reads };
         let mut padded = greeting.encode().to_vec();
         assert_eq!(Greeting::decode(&padded), Ok(greeting));
         padded.resize(196, 0);
@@ -86,7 +91,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_one_is_named() {
-        let good = Greeting { slot_bytes: 17_408, limit: 64 }.encode();
+        let reads = ReadsAtOnce { started: 0, answered: 0 };
+        let good = Greeting { slot_bytes: 17_408, limit: 64, reads }.encode();
         let with = |at: usize, byte: u8| {
             let mut bytes = good;
             bytes[at] = byte;

@@ -111,22 +111,42 @@ impl Memory {
     ) -> Result<Region, PinError> {
         self.forget_abandoned(verbs, budget);
         let Mapping { number, address, bytes } = *mapping;
-        let Budget { bytes_max, pinned_bytes } = *budget;
-        if pinned_bytes.saturating_add(bytes) > bytes_max {
-            return Err(PinError::Budget { bytes, pinned_bytes, bytes_max });
-        }
         // SAFETY: the hold keeps it mapped, and is dropped only after the region is gone.
-        let region = unsafe { verbs.register(self.device, address, bytes) }.map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::ENOMEM | libc::EAGAIN) => {
-                    PinError::Memlock { bytes, pinned_bytes, limit: memlock_limit(), error }
-                }
-                _ => PinError::System { bytes, error },
-            }
-        })?;
-        budget.pinned_bytes += bytes;
+        let region = unsafe { Self::register_alone(self.device, address, bytes, verbs, budget) }?;
         self.registered.insert(number, Registered { region, bytes, hold });
         Ok(region)
+    }
+
+    /// Makes memory known that lies in a slab, apart from it, so that windows on it are bounded by it.
+    ///
+    /// # Safety
+    /// It must stay mapped until [`Memory::deregister_alone`].
+    pub(super) unsafe fn register_alone(
+        device: Device,
+        address: u64,
+        bytes: usize,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Result<Region, PinError> {
+        budget.check(bytes)?;
+        // SAFETY: the caller says so.
+        let region = unsafe { verbs.register(device, address, bytes) }
+            .map_err(|error| PinError::of_system(error, bytes, budget))?;
+        budget.pinned_bytes += bytes;
+        Ok(region)
+    }
+
+    /// Undoes [`Memory::register_alone`].
+    pub(super) fn deregister_alone(
+        region: Region,
+        bytes: usize,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) {
+        match verbs.deregister(region) {
+            Ok(()) => budget.pinned_bytes -= bytes,
+            Err(error) => tracing::warn!(%error, bytes, "memory could not be deregistered; it stays pinned"),
+        }
     }
 
     /// Lets go of slabs that nobody has but this.
@@ -199,6 +219,28 @@ pub enum PinError {
         #[source]
         error: io::Error,
     },
+}
+
+impl Budget {
+    fn check(&self, bytes: usize) -> Result<(), PinError> {
+        let Self { bytes_max, pinned_bytes } = *self;
+        if pinned_bytes.saturating_add(bytes) > bytes_max {
+            return Err(PinError::Budget { bytes, pinned_bytes, bytes_max });
+        }
+        Ok(())
+    }
+}
+
+impl PinError {
+    fn of_system(error: io::Error, bytes: usize, budget: &Budget) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOMEM | libc::EAGAIN) => {
+                let pinned_bytes = budget.pinned_bytes;
+                Self::Memlock { bytes, pinned_bytes, limit: memlock_limit(), error }
+            }
+            _ => Self::System { bytes, error },
+        }
+    }
 }
 
 impl From<PinError> for io::Error {

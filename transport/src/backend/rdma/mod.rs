@@ -15,7 +15,7 @@
 //! - What was sent before a close leaves before it.
 //!
 //! `verbs` is the seam to the device; `engine` the wire over it, with its control path in `control` and its data path
-//! in `data`; `credit`, `sending`, `receives` and `memory` are what these keep account of.
+//! in `data` and, for bodies that their receiver fetches itself, `one_sided`; `credit`, `sending`, `receives` and `memory` are what these keep account of.
 //!
 //! What it must never know: what a frame or a message is, and what time it is.
 
@@ -29,10 +29,14 @@ mod data;
 mod devices;
 #[cfg(feature = "rdma")]
 mod engine;
+#[cfg(all(test, feature = "rdma", not(loom)))]
+mod engine_tests;
 #[cfg(feature = "rdma")]
 mod greeting;
 #[cfg(feature = "rdma")]
 mod memory;
+#[cfg(feature = "rdma")]
+mod one_sided;
 #[cfg(feature = "rdma")]
 mod receives;
 #[cfg(feature = "rdma")]

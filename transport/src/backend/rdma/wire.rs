@@ -5,7 +5,7 @@ use super::verbs::Verbs;
 use super::verbs::real::RealVerbs;
 use super::{RdmaConfig, RdmaDevice, RdmaOpenError};
 use crate::backend::{
-    Channel, ConnectError, ListenError, Listener, Listening, SendRefused, Wire, WireEvent, WireKind,
+    Channel, ConnectError, ListenError, Listener, Listening, OneSided, SendRefused, Wire, WireEvent, WireKind,
 };
 use crate::pool::{GatherList, Pool};
 use std::io;
@@ -89,5 +89,9 @@ impl Wire for RdmaWire {
 
     fn arm(&mut self) -> io::Result<Option<Duration>> {
         self.engine.arm()
+    }
+
+    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
+        Some(&mut self.engine)
     }
 }

@@ -10,11 +10,22 @@ pub(crate) type Way = usize;
 
 /// A wire under test.
 pub(crate) trait Subject {
+    /// Why this machine has no such wire.
+    fn missing() -> Option<String> {
+        None
+    }
+
     /// One whose reads go like this.
     fn new(going: Going) -> Self;
 
     /// The wires of an end, 0 or 1, by way.
-    fn wires(&self, end: usize) -> [Box<dyn Wire + Send>; 2];
+    fn wires(&self, end: usize) -> [Box<dyn Wire>; 2];
+
+    /// Descriptors that reach beyond what one describes, by a byte and by more. None where a descriptor says nothing of
+    /// where.
+    fn beyond(&self, _descriptor: &[u8]) -> Vec<Descriptor> {
+        Vec::new()
+    }
 
     /// Has some time pass, so that what is under way comes on.
     fn pass(&mut self);
@@ -41,7 +52,11 @@ pub(crate) struct Bench<S> {
     /// By end: channels that have opened and have closed, with their ways.
     opened: [Vec<(Way, Channel)>; 2],
     closed: [Vec<(Way, Channel)>; 2],
+    /// Reads, with their ways and channels.
+    begun: Vec<(u64, Way, Channel)>,
     outcomes: Vec<(u64, Result<Vec<u8>, String>)>,
+    /// Buffers that the wires keep for what may arrive.
+    kept_buffers: usize,
 }
 
 impl<S: Subject> Bench<S> {
@@ -53,7 +68,16 @@ impl<S: Subject> Bench<S> {
             End { wires, pool: Pool::new(config).expect("the pool's configuration is a valid one") }
         });
         let (opened, closed) = (Default::default(), Default::default());
-        let mut bench = Self { subject, ends, next_number: 0, opened, closed, outcomes: Vec::new() };
+        let mut bench = Self {
+            subject,
+            ends,
+            next_number: 0,
+            opened,
+            closed,
+            begun: Vec::new(),
+            outcomes: Vec::new(),
+            kept_buffers: 0,
+        };
         for way in [0, 1] {
             bench.ends[THERE].wires[way].listen("there").expect("nobody else listens");
         }
@@ -63,8 +87,10 @@ impl<S: Subject> Bench<S> {
     /// Opens a channel; its names at both ends.
     pub(crate) fn connect(&mut self, way: Way) -> [Channel; 2] {
         let before = self.opened.each_ref().map(Vec::len);
+        let buffers_before = self.buffers_out();
         self.ends[HERE].wires[way].connect("there").expect("somebody listens");
         self.wait("a channel", |bench| (0..2).all(|end| bench.opened[end].len() > before[end]));
+        self.kept_buffers += self.buffers_out() - buffers_before;
         [HERE, THERE].map(|end| self.opened[end][before[end]].1)
     }
 
@@ -79,10 +105,16 @@ impl<S: Subject> Bench<S> {
             let wire = self.ends[HERE].wires[way].one_sided().expect("a wire with one-sided reads");
             assert!(wire.exposures_max(channel) > 0, "an open channel without exposures");
             if let Ok(descriptor) = wire.expose(channel, number, body) {
+                // The other end is told of it by something that is sent behind it.
+                (0..20).for_each(|_| self.go_on());
                 return (number, descriptor);
             }
         }
         panic!("every exposure was refused")
+    }
+
+    pub(crate) fn beyond(&self, descriptor: &[u8]) -> Vec<Descriptor> {
+        self.subject.beyond(descriptor)
     }
 
     pub(crate) fn withdraw(&mut self, way: Way, channel: Channel, exposure: u64) {
@@ -96,7 +128,10 @@ impl<S: Subject> Bench<S> {
             let End { wires, pool } = &mut self.ends[THERE];
             let wire = wires[way].one_sided().expect("a wire with one-sided reads");
             match wire.read(channel, read, descriptor, bytes, pool) {
-                Ok(()) => return read,
+                Ok(()) => {
+                    self.begun.push((read, way, channel));
+                    return read;
+                }
                 Err(ReadRefused::Busy | ReadRefused::Pool(_)) => self.go_on(),
                 Err(refused) => panic!("a read was refused: {refused}"),
             }
@@ -109,9 +144,12 @@ impl<S: Subject> Bench<S> {
         self.outcomes.iter().find(|(number, _)| *number == read).map(|(_, outcome)| outcome)
     }
 
+    /// The same, or that its channel has ended before.
     pub(crate) fn wait_for_outcome(&mut self, read: u64) -> Result<Vec<u8>, String> {
-        self.wait("the outcome of a read", |bench| bench.outcome(read).is_some());
-        self.outcome(read).expect("it was waited for").clone()
+        let (_, way, channel) = *self.begun.iter().find(|(other, ..)| *other == read).expect("it has begun");
+        let has_closed = move |bench: &Self| bench.closed[THERE].contains(&(way, channel));
+        self.wait("the outcome of a read", |bench| bench.outcome(read).is_some() || has_closed(bench));
+        self.outcome(read).cloned().unwrap_or_else(|| Err("its channel has closed".to_owned()))
     }
 
     pub(crate) fn close(&mut self, way: Way, channels: [Channel; 2]) {
@@ -124,15 +162,24 @@ impl<S: Subject> Bench<S> {
         (0..2).all(|end| self.closed[end].contains(&(way, channels[end])))
     }
 
+    /// Whether a channel has closed at the end that reads; then it does at both.
+    pub(crate) fn has_failed(&mut self, way: Way, channels: [Channel; 2]) -> bool {
+        let has_failed = self.closed[THERE].contains(&(way, channels[THERE]));
+        if has_failed {
+            self.wait("the end of a channel", |bench| bench.has_closed(way, channels));
+        }
+        has_failed
+    }
+
     /// All buffers of both ends come back.
     pub(crate) fn is_clean(&mut self) {
         for _ in 0..PATIENCE {
             self.go_on();
-            if self.buffers_out() == 0 {
+            if self.buffers_out() == self.kept_buffers {
                 return;
             }
         }
-        panic!("{} buffers are out", self.buffers_out());
+        panic!("{} buffers are out that no wire keeps", self.buffers_out() as i64 - self.kept_buffers as i64);
     }
 
     fn buffers_out(&mut self) -> usize {

@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     HidesFailures,
     ReadsAfterClosed,
     IgnoresWithdrawals,
+    /// The other end's memory is open to everybody.
+    ReadsWhateverIsAsked,
     /// A body is not held for as long as it is exposed.
     LetsGoEarly,
     /// What was exposed is held for ever.
@@ -27,17 +29,19 @@ pub(crate) enum Fault {
 
 /// A wire with a fault, or with none.
 pub(crate) struct Broken {
-    inner: Box<dyn Wire + Send>,
+    inner: Box<dyn Wire>,
     fault: Option<Fault>,
     kept: Vec<Segment>,
     exposed: Vec<(Channel, u64)>,
+    /// Reads that did not happen, and are said to.
+    pretended: Vec<(Channel, u64)>,
     /// Reads that have begun.
     begun: Vec<(Channel, u64)>,
 }
 
 impl Broken {
-    pub(crate) fn new(inner: Box<dyn Wire + Send>, fault: Option<Fault>) -> Self {
-        Self { inner, fault, kept: Vec::new(), exposed: Vec::new(), begun: Vec::new() }
+    pub(crate) fn new(inner: Box<dyn Wire>, fault: Option<Fault>) -> Self {
+        Self { inner, fault, kept: Vec::new(), exposed: Vec::new(), pretended: Vec::new(), begun: Vec::new() }
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -53,6 +57,7 @@ impl Broken {
         match event {
             WireEvent::Read { .. } if self.has(Fault::LosesReads) => {}
             WireEvent::Read { channel, read, outcome } => {
+                self.begun.retain(|(_, other)| *other != read);
                 let outcome = match outcome {
                     Ok(body) if self.has(Fault::FlipsAByte) => {
                         let mut bytes = body.to_vec();
@@ -68,7 +73,15 @@ impl Broken {
                     events.push(WireEvent::Read { channel, read, outcome });
                 }
             }
+            // Where a read that fails takes its channel along, that is how its end is told.
+            WireEvent::Closed { channel, .. }
+                if self.has(Fault::LosesReads) && self.begun.iter().any(|(of, _)| *of == channel) => {}
             WireEvent::Closed { channel, reason } => {
+                if self.has(Fault::HidesFailures) {
+                    for (_, read) in self.begun.extract_if(.., |(of, _)| *of == channel) {
+                        events.push(WireEvent::Read { channel, read, outcome: Ok(Box::new(Body::new())) });
+                    }
+                }
                 events.push(WireEvent::Closed { channel, reason });
                 if self.has(Fault::ReadsAfterClosed) {
                     for (_, read) in self.begun.extract_if(.., |(of, _)| *of == channel) {
@@ -109,6 +122,9 @@ impl Wire for Broken {
                 self.inner().withdraw(channel, exposure);
             }
         }
+        for (channel, read) in self.pretended.drain(..) {
+            events.push(WireEvent::Read { channel, read, outcome: Ok(Box::new(Body::new())) });
+        }
         let mut found = Vec::new();
         self.inner.poll(pool, &mut found)?;
         found.into_iter().for_each(|event| self.pass_on(event, pool, events));
@@ -148,6 +164,10 @@ impl OneSided for Broken {
         bytes: u64,
         pool: &mut Pool,
     ) -> Result<(), ReadRefused> {
+        if self.has(Fault::ReadsWhateverIsAsked) {
+            self.pretended.push((channel, read));
+            return Ok(());
+        }
         self.inner().read(channel, read, descriptor, bytes, pool)?;
         self.begun.push((channel, read));
         Ok(())

@@ -69,7 +69,7 @@ pub(crate) fn a_read_that_never_ends_ends_with_its_channel<S: Subject>(bench: im
 /// Before a read has begun, and while it is under way: then it may have been quicker.
 pub(crate) fn what_is_withdrawn_is_read_no_more<S: Subject>(bench: impl Fn(Going) -> Bench<S>) {
     let mut bench = bench(Going::Well);
-    let channels = bench.connect(0);
+    let mut channels = bench.connect(0);
     let body = bench.body(&content(3, 10_000));
     let (exposure, descriptor) = bench.expose(0, channels[HERE], &body);
     drop(body);
@@ -77,6 +77,9 @@ pub(crate) fn what_is_withdrawn_is_read_no_more<S: Subject>(bench: impl Fn(Going
     bench.withdraw(0, channels[HERE], exposure);
     let found = bench.wait_for_outcome(read);
     assert!(found.is_err() || found == Ok(content(3, 10_000)), "a body that was never exposed");
+    if found.is_err() && bench.has_failed(0, channels) {
+        channels = bench.connect(0);
+    }
     // Again, and one that never was: nothing happens.
     bench.withdraw(0, channels[HERE], exposure);
     bench.withdraw(0, channels[HERE], exposure + 1_000);
@@ -91,6 +94,42 @@ pub(crate) fn what_is_withdrawn_is_read_no_more<S: Subject>(bench: impl Fn(Going
     });
     assert!(!matches!(bench.outcome(read), Some(Ok(_))), "a body was read after it was withdrawn");
     bench.is_clean();
+}
+
+/// A key is good for one peer, however another one came by it.
+pub(crate) fn what_was_offered_to_another_is_not_read<S: Subject>(bench: impl Fn(Going) -> Bench<S>) {
+    let mut bench = bench(Going::Well);
+    let (one, another) = (bench.connect(0), bench.connect(0));
+    let body = bench.body(&content(7, 10_000));
+    let (_, descriptor) = bench.expose(0, one[HERE], &body);
+    let read = bench.read(0, another[THERE], &descriptor, 10_000);
+    let found = bench.wait_for_outcome(read);
+    assert!(found.is_err(), "a body was read that was offered to another peer");
+    // The one that it was offered to may still have it.
+    let read = bench.read(0, one[THERE], &descriptor, 10_000);
+    assert!(bench.wait_for_outcome(read) == Ok(content(7, 10_000)), "others have disturbed an offer");
+}
+
+/// Also not what lies in the same memory.
+pub(crate) fn beyond_what_was_offered_nothing_is_read<S: Subject>(bench: impl Fn(Going) -> Bench<S>) {
+    let mut bench = bench(Going::Well);
+    let bodies = [8, 9, 10].map(|tag| bench.body(&content(tag, 16_384)));
+    let mut channels = bench.connect(0);
+    let (_, descriptor) = bench.expose(0, channels[HERE], &bodies[1]);
+    for index in 0..bench.beyond(&descriptor).len() {
+        channels = bench.connect(0);
+        let (_, descriptor) = bench.expose(0, channels[HERE], &bodies[1]);
+        let beyond = bench.beyond(&descriptor).swap_remove(index);
+        let read = bench.read(0, channels[THERE], &beyond, 16_384);
+        let found = bench.wait_for_outcome(read);
+        assert!(found.is_err(), "something was read beyond what was offered ({index})");
+    }
+    if bench.beyond(&descriptor).is_empty() {
+        // Nothing can be said that is not in the descriptor; a longer body than the one that was offered can.
+        let read = bench.read(0, channels[THERE], &descriptor, 16_385);
+        let found = bench.wait_for_outcome(read);
+        assert!(found.is_err(), "something was read beyond what was offered");
+    }
 }
 
 /// A session that changes its wire offers the same body anew; what was said of it on the old one is worth nothing.

@@ -85,6 +85,9 @@ pub(super) struct DeviceLimits {
     pub(super) reads_answered_max: u32,
     /// `max_mw`, or 0 without `IBV_DEVICE_MEM_WINDOW_TYPE_2B` (and `2A`).
     pub(super) windows_max: u32,
+    /// Whether a window keeps its peer within its own bounds, and not only within those of the region beneath. On
+    /// soft-RoCE it does not (`check_rkey` in the kernel's `rxe_resp.c`).
+    pub(super) windows_have_bounds: bool,
 }
 
 /// How large a device's shared objects are to be made. More than the device can do is an error.
@@ -177,6 +180,22 @@ pub(super) enum Event {
     DeviceRemoved(Identifier),
 }
 
+impl Event {
+    /// Of which listener or connection it tells.
+    pub(super) fn whose(&self) -> Identifier {
+        match self {
+            Self::AddressResolved(identifier)
+            | Self::RouteResolved(identifier)
+            | Self::Requested { listener: identifier, .. }
+            | Self::Established { identifier, .. }
+            | Self::Rejected { identifier, .. }
+            | Self::Failed { identifier, .. }
+            | Self::Disconnected(identifier)
+            | Self::DeviceRemoved(identifier) => *identifier,
+        }
+    }
+}
+
 /// One part of a gather or scatter list (`ibv_sge`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -207,7 +226,12 @@ pub(super) enum Operation {
         /// The peer's key for it.
         key: u32,
     },
-    /// Opens a window on this end's memory for the peer of this queue pair to read (`IBV_WR_BIND_MW`).
+    /// Opens a window on this end's memory for the peer of this queue pair to read (`IBV_WR_BIND_MW`). It must be
+    /// closed, and if the request fails it is to be freed: which key it has then differs between devices. It is
+    /// closed or freed before its queue pair is destroyed.
+    ///
+    /// For whom a window is open, every device checks. That a read stays within it, soft-RoCE of Linux 6.1 does not:
+    /// there, the peer can read all of `region`, and a body that is to be read alone has a region of its own.
     Bind {
         /// The window.
         window: Window,
@@ -220,7 +244,8 @@ pub(super) enum Operation {
         /// Its length.
         bytes: u64,
     },
-    /// Closes the window that was opened with a key (`IBV_WR_LOCAL_INV`).
+    /// Closes the window that was opened with a key (`IBV_WR_LOCAL_INV`). It must be open: the kernel of a soft-RoCE
+    /// device crashes otherwise, in Linux 6.1.
     Invalidate {
         /// The key.
         key: u32,
@@ -363,7 +388,8 @@ pub(super) trait Verbs {
     /// A memory window, which is not open yet.
     fn allocate_window(&mut self, device: Device) -> io::Result<Window>;
 
-    /// Gives it back. It must not be open.
+    /// Gives it back. It must not be open, unless its queue pair has failed: no window is closed on one any more, and
+    /// this closes it. It comes before [`Verbs::destroy`] then.
     fn free_window(&mut self, window: Window) -> io::Result<()>;
 
     /// Posts a list of work requests with one call of the device.

@@ -37,8 +37,10 @@ const MEANINGS: [(&str, &str); 22] = [
 impl Status {
     pub(in super::super) const SUCCESS: Self = Self(0);
     /// What follows the failure of another request.
+    #[cfg(test)]
     pub(in super::super) const FLUSHED: Self = Self(5);
     /// The peer does not allow access to its memory.
+    #[cfg(test)]
     pub(in super::super) const REMOTE_ACCESS: Self = Self(10);
 
     #[inline]

@@ -140,6 +140,7 @@ fn device_kind(index: usize) -> DeviceKind {
         reads_started_max: 128,
         reads_answered_max: 128,
         windows_max: 4096,
+        windows_have_bounds: true,
     };
     DeviceKind { limits, inline_bytes_max: 512, packet_bytes: 4096, forgets_completions: false }
 }

@@ -10,9 +10,10 @@ use super::memory::{MemoryRegion, MemoryWindow};
 use super::table::Table;
 use arrayvec::ArrayVec;
 use rdma_sys::{
-    bind_mw_t, bind_mw_tso_union_t, ibv_access_flags, ibv_cq, ibv_mw_bind_info, ibv_poll_cq, ibv_post_send,
-    ibv_post_srq_recv, ibv_qp, ibv_qp_state, ibv_recv_wr, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_srq,
-    ibv_wc, ibv_wc_flags, ibv_wr_opcode, imm_data_invalidated_rkey_union_t, qp_type_t, rdma_t, wr_t, xrc_t,
+    bind_mw_t, bind_mw_tso_union_t, ibv_access_flags, ibv_cq, ibv_mw, ibv_mw_bind_info, ibv_poll_cq,
+    ibv_post_send, ibv_post_srq_recv, ibv_qp, ibv_qp_state, ibv_recv_wr, ibv_send_flags, ibv_send_wr,
+    ibv_sge, ibv_srq, ibv_wc, ibv_wc_flags, ibv_wr_opcode, imm_data_invalidated_rkey_union_t, qp_type_t,
+    rdma_t, wr_t, xrc_t,
 };
 use std::ffi::c_int;
 use std::io;
@@ -59,9 +60,9 @@ pub(super) unsafe fn post(
         return Posted { count: 0, error: Some(invalid()) };
     }
     let mut count = 0;
-    for batch in requests.chunks(POSTED_AT_A_TIME) {
+    while count < requests.len() {
         // SAFETY: the caller vouches for it.
-        let posted = unsafe { post_batch(queue_pair, memory, batch) };
+        let posted = unsafe { post_batch(queue_pair, memory, &requests[count..]) };
         count += posted.count;
         if posted.error.is_some() {
             return Posted { count, ..posted };
@@ -70,14 +71,18 @@ pub(super) unsafe fn post(
     Posted { count, error: None }
 }
 
+/// Posts requests from the front, as many as one call of the device takes: one at least, or there is an error.
+///
 /// # Safety
-/// As [`post`]; no more than [`POSTED_AT_A_TIME`].
+/// As [`post`].
 #[inline]
 unsafe fn post_batch(queue_pair: NonNull<ibv_qp>, memory: &Memory<'_>, requests: &[Request<'_>]) -> Posted {
     let mut list = ArrayVec::<ibv_send_wr, POSTED_AT_A_TIME>::new();
     let mut refused = None;
-    for request in requests {
+    for request in requests.iter().take(POSTED_AT_A_TIME) {
         match to_raw(queue_pair, memory, request) {
+            // A library reads a window's key while it takes the list, so a second binding comes with the next one.
+            Ok(raw) if bound(&raw).is_some_and(|(window, _)| binds(&list, window)) => break,
             Ok(raw) => list.push(raw),
             Err(error) => {
                 refused = Some(error);
@@ -98,7 +103,29 @@ unsafe fn post_batch(queue_pair: NonNull<ibv_qp>, memory: &Memory<'_>, requests:
     // library does not write to them. The caller vouches for the memory.
     let outcome = check_number(unsafe { ibv_post_send(queue_pair.as_ptr(), first, &raw mut left) });
     let taken = taken(outcome, first, left, list.len());
+    for (window, key) in list[..taken.count].iter().filter_map(bound) {
+        // SAFETY: the window exists: it was looked up for this list.
+        unsafe { (*window.as_ptr()).rkey = key };
+    }
     Posted { error: taken.error.or(refused), ..taken }
+}
+
+/// The window that a request binds, and the key that it has from then on.
+///
+/// Nobody but the program keeps `ibv_mw.rkey` true when a window is bound by `ibv_post_send(3)`; and it must be, because
+/// that is how providers tell the device which window is meant (`rxe` refuses any other key).
+#[inline]
+fn bound(raw: &ibv_send_wr) -> Option<(NonNull<ibv_mw>, u32)> {
+    if raw.opcode != ibv_wr_opcode::IBV_WR_BIND_MW {
+        return None;
+    }
+    // SAFETY: that is the member that was filled in for this operation.
+    let bind = unsafe { &raw.bind_mw_tso_union.bind_mw };
+    NonNull::new(bind.mw).map(|window| (window, bind.rkey))
+}
+
+fn binds(list: &[ibv_send_wr], window: NonNull<ibv_mw>) -> bool {
+    list.iter().filter_map(bound).any(|(other, _)| other == window)
 }
 
 /// Posts requests to a shared receive queue.

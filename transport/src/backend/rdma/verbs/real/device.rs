@@ -19,6 +19,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
+/// `vendor_id` of soft-RoCE (`RXE_VENDOR_ID` in the kernel's `rxe_param.h`).
+const SOFT_ROCE_VENDOR: u32 = 0xFF_FFFF;
+
 /// Notifications are acknowledged so many at a time, because that takes a lock; and all of them before the queue goes.
 const ACKNOWLEDGED_AT_A_TIME: u32 = 64;
 
@@ -239,6 +242,7 @@ pub(super) fn limits(context: NonNull<ibv_context>) -> io::Result<DeviceLimits> 
         reads_started_max: from_int(attributes.max_qp_init_rd_atom),
         reads_answered_max: from_int(attributes.max_qp_rd_atom),
         windows_max: if has_windows { from_int(attributes.max_mw) } else { 0 },
+        windows_have_bounds: attributes.vendor_id != SOFT_ROCE_VENDOR,
     })
 }
 

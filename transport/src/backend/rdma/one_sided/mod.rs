@@ -1,0 +1,116 @@
+//! Bodies that their receiver fetches itself: the reads of one side from the memory of the other.
+//!
+//! The exposing end opens a type 2 memory window on each piece of a body, bound to the queue pair of the peer that may
+//! read it, and closes it before the memory is used for anything else; the reading end reads straight into its own
+//! buffers, several requests at a time. `descriptor` is what the one tells the other.
+//!
+//! What it promises: nobody reads but that peer, nothing but that body, and not after it was withdrawn. On a device whose
+//! windows do not check their bounds (soft-RoCE's do not), each has a region of its own beneath it that does.
+//!
+//! What it must never know: what a body is for, and who is told of its descriptor.
+
+mod descriptor;
+mod exposing;
+mod reading;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use super::engine::{DeviceState, Engine, State};
+use super::memory::Memory;
+use super::verbs::{Region, Verbs};
+use crate::backend::{Channel, Descriptor, ExposeRefused, OneSided, ReadRefused};
+use crate::pool::{Body, Pool};
+use exposing::{EXPOSURES_MAX, Exposures};
+use reading::Readings;
+use std::collections::VecDeque;
+
+pub(super) use exposing::Windows;
+
+/// The one-sided part of a channel.
+#[derive(Debug, Default)]
+pub(super) struct Sides {
+    exposures: Exposures,
+    /// How many bodies may be exposed at a time.
+    exposures_max: usize,
+    readings: Readings,
+    /// Reads in the send queue, in its order: position and number.
+    posted: VecDeque<(u32, u64)>,
+}
+
+impl Sides {
+    /// The ends have told each other how many reads they start and answer at a time on this channel.
+    pub(super) fn agree(&mut self, ours: ReadsAtOnce, theirs: ReadsAtOnce) {
+        self.readings.in_flight_max = ours.started.min(theirs.answered).into();
+        let can_be_read = ours.answered > 0 && theirs.started > 0;
+        self.exposures_max = if can_be_read { EXPOSURES_MAX } else { 0 };
+    }
+
+    /// Whether something waits for room in the send queue.
+    pub(super) fn waits(&self) -> bool {
+        self.readings.can_go_on() || self.exposures.has_withdrawn()
+    }
+
+    /// Gives back what the device has for the exposures of a channel that has ended, before its queue pair is destroyed;
+    /// returns the regions that can go when it is.
+    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<(Region, usize)> {
+        self.exposures.free(device, verbs)
+    }
+}
+
+/// Reads that an end can have under way on one channel: its own, and of the peer's those that it answers. Without windows
+/// it answers none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadsAtOnce {
+    pub(super) started: u8,
+    pub(super) answered: u8,
+}
+
+impl<V: Verbs> Engine<V> {
+    /// Requests up to a position are done, those of one side among them.
+    pub(super) fn one_sided_done(&mut self, channel: Channel) {
+        while let Some(State { link: Some(link), .. }) = self.channels.at(channel)
+            && let Some(&(position, read)) = link.one_sided.posted.front()
+            && link.queue.is_done(position)
+        {
+            link.one_sided.posted.pop_front();
+            self.read_done(channel, read);
+        }
+        self.windows_closed(channel);
+        self.make_busy(channel);
+    }
+
+    /// Lets go of regions that no window is open on any more.
+    pub(super) fn forget_regions(&mut self, regions: Vec<(Region, usize)>) {
+        for (region, bytes) in regions {
+            Memory::deregister_alone(region, bytes, &mut self.verbs, &mut self.budget);
+        }
+    }
+}
+
+impl<V: Verbs> OneSided for Engine<V> {
+    fn exposures_max(&mut self, channel: Channel) -> usize {
+        match self.channels.at(channel) {
+            Some(State { link: Some(link), .. }) => link.one_sided.exposures_max,
+            _ => 0,
+        }
+    }
+
+    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused> {
+        self.expose_body(channel, exposure, body)
+    }
+
+    fn withdraw(&mut self, channel: Channel, exposure: u64) {
+        self.withdraw_body(channel, exposure);
+    }
+
+    fn read(
+        &mut self,
+        channel: Channel,
+        read: u64,
+        descriptor: &[u8],
+        bytes: u64,
+        pool: &mut Pool,
+    ) -> Result<(), ReadRefused> {
+        self.begin_reading(channel, read, descriptor, bytes, pool)
+    }
+}

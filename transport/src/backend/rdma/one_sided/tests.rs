@@ -1,0 +1,175 @@
+//! The conformance suite for one-sided reads, over a network of devices that is not there.
+
+#[path = "../../../../tests/conformance/one_sided/mod.rs"]
+mod suite;
+
+#[path = "../../../../tests/conformance/one_sided/runs.rs"]
+mod runs;
+
+use crate::backend::rdma::RdmaConfig;
+use crate::backend::rdma::engine::{Engine, State};
+use crate::backend::rdma::verbs::fake::{EndName, FakeNetwork, FakeVerbs};
+use crate::backend::{
+    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided,
+    ReadRefused, SendRefused, Wire, WireEvent,
+};
+use crate::pool::{Body, GatherList, Pool};
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use suite::{Going, Subject, for_each_case, tests_of};
+
+/// Addresses by way and end.
+const ADDRESSES: [[&str; 2]; 2] = [["10.0.0.1", "10.0.0.2"], ["10.1.0.1", "10.1.0.2"]];
+
+/// Two ends with a device for each way. `BOUNDS`: whether their windows check them.
+struct Fake<const BOUNDS: bool> {
+    network: FakeNetwork,
+    going: Going,
+    listening: [Rc<RefCell<String>>; 2],
+}
+
+/// A wire that says `there` for wherever the other end listens.
+struct Placed {
+    engine: Engine<FakeVerbs>,
+    name: EndName,
+    network: FakeNetwork,
+    going: Going,
+    address: &'static str,
+    listening: Rc<RefCell<String>>,
+}
+
+impl<const BOUNDS: bool> Subject for Fake<BOUNDS> {
+    fn new(going: Going) -> Self {
+        Self { network: FakeNetwork::in_turn(), going, listening: Default::default() }
+    }
+
+    fn wires(&self, end: usize) -> [Box<dyn Wire>; 2] {
+        [0, 1].map(|way| -> Box<dyn Wire> {
+            let address = ADDRESSES[way][end];
+            let verbs = self.network.end(&[address]);
+            let name = verbs.name();
+            self.network.change_device(name, address, |device| device.limits.windows_have_bounds = BOUNDS);
+            let config = RdmaConfig {
+                receive_slots_max: 64,
+                receiver_not_ready_retry_count: 0,
+                ..RdmaConfig::default()
+            };
+            Box::new(Placed {
+                engine: Engine::new(verbs, config),
+                name,
+                network: self.network.clone(),
+                going: self.going,
+                address,
+                listening: Rc::clone(&self.listening[way]),
+            })
+        })
+    }
+
+    fn beyond(&self, descriptor: &[u8]) -> Vec<Descriptor> {
+        runs::beyond(descriptor)
+    }
+
+    fn pass(&mut self) {
+        (0..20).for_each(|_| {
+            self.network.step();
+        });
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        // An engine that is dropped waits for its network, which nobody moves meanwhile.
+        for channel in self.engine.channels.names() {
+            self.engine.close(channel);
+        }
+        let mut pool = Pool::new(crate::pool::PoolConfig::edge()).unwrap();
+        while self.engine.channels.len() > 0 && self.network.step() {
+            self.engine.poll(&mut pool, &mut Vec::new()).unwrap();
+        }
+    }
+}
+
+impl Wire for Placed {
+    fn listen(&mut self, _: &str) -> Result<Listening, ListenError> {
+        let listening = self.engine.listen(&format!("{}:0", self.address))?;
+        listening.address.clone_into(&mut self.listening.borrow_mut());
+        Ok(listening)
+    }
+
+    fn connect(&mut self, _: &str) -> Result<Channel, ConnectError> {
+        let address = self.listening.borrow().clone();
+        self.engine.connect(&address)
+    }
+
+    fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
+        self.engine.send(channel, gather)
+    }
+
+    fn close(&mut self, channel: Channel) {
+        self.engine.close(channel);
+    }
+
+    fn stop_listening(&mut self, listener: Listener) {
+        self.engine.stop_listening(listener);
+    }
+
+    fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+        self.engine.poll(pool, events)
+    }
+
+    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
+        Some(self)
+    }
+}
+
+impl OneSided for Placed {
+    fn exposures_max(&mut self, channel: Channel) -> usize {
+        self.engine.exposures_max(channel)
+    }
+
+    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused> {
+        self.engine.expose(channel, exposure, body)
+    }
+
+    fn withdraw(&mut self, channel: Channel, exposure: u64) {
+        self.engine.withdraw(channel, exposure);
+    }
+
+    fn read(
+        &mut self,
+        channel: Channel,
+        read: u64,
+        descriptor: &[u8],
+        bytes: u64,
+        pool: &mut Pool,
+    ) -> Result<(), ReadRefused> {
+        let mut descriptor: Descriptor = descriptor.iter().copied().collect();
+        match self.going {
+            Going::Well => {}
+            Going::Wrong => descriptor = runs::with_another_key(&descriptor),
+            Going::Nowhere => {
+                if let Some(State { identifier: Some(identifier), .. }) = self.engine.channels.at(channel) {
+                    self.network.hold_sends(self.name, *identifier);
+                }
+            }
+        }
+        self.engine.read(channel, read, &descriptor, bytes, pool)
+    }
+}
+
+/// As devices are.
+type WithBounds = Fake<true>;
+
+/// As soft-RoCE is.
+type WithoutBounds = Fake<false>;
+
+mod windows_with_bounds {
+    use super::{for_each_case, suite, tests_of};
+    for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::WithBounds);
+}
+
+mod windows_without_bounds {
+    use super::{for_each_case, suite, tests_of};
+    for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::WithoutBounds);
+}

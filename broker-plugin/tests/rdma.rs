@@ -158,7 +158,7 @@ fn a_session_with_the_broker_goes_on_over_tcp_while_the_link_is_cut() {
     network.cut(INTERFACES[1]);
     send_numbers(&mut producer, &mut consumer, link, 50..100);
     assert_eq!(producer.state().resumed, [WireKind::Tcp]);
-    network.restore();
+    network.restore(INTERFACES[1]);
     producer.run_until(|client| client.resumed.len() == 2);
     assert_eq!(producer.state().resumed, [WireKind::Tcp, WireKind::Rdma], "it is back on the better wire");
     send_numbers(&mut producer, &mut consumer, link, 100..150);

@@ -89,8 +89,8 @@ fn a_link_that_is_cut_is_left_for_tcp_and_returned_to() {
         pair.until("it goes on over tcp", |pair| pair.moves() == [WireKind::Tcp]);
         pair.send_up_to(COUNT / 2);
         pair.until_all_arrived();
-        assert_eq!(pair.moves(), [WireKind::Tcp], "the link is down at {interface}");
-        link.restore();
+        assert_eq!(pair.moves(), [WireKind::Tcp], "the link is cut at {interface}");
+        link.restore(interface);
         pair.until("it is back on rdma", |pair| pair.moves() == [WireKind::Tcp, WireKind::Rdma]);
         assert_eq!(pair.interruptions(), 1, "the way back interrupts nothing");
         pair.send_up_to(COUNT);
@@ -111,7 +111,7 @@ fn a_session_without_another_wire_waits_for_the_link() {
     link.cut(INTERFACES[0]);
     pair.send_up_to(COUNT / 2 + 1);
     pair.until("it was interrupted", |pair| pair.interruptions() == 1);
-    link.restore();
+    link.restore(INTERFACES[0]);
     pair.until("it goes on", |pair| pair.moves() == [WireKind::Rdma]);
     pair.send_up_to(COUNT);
     pair.until_all_arrived();

@@ -264,8 +264,11 @@ impl<H: Handler> Driver<H> {
         self.core.wakeup().about_to_sleep();
         let mut found = self.handler.take_submissions(&mut self.core);
         found |= self.poll_wire(WireKind::Inproc)?;
-        let bound = self.core.wires.arm()?;
-        found |= self.poll_wire(WireKind::Rdma)?;
+        let mut bound = None;
+        if self.core.wires.has_rdma() {
+            bound = self.core.wires.arm()?;
+            found |= self.poll_rdma()?;
+        }
         self.flush();
         // What another thread did before the wakeup was armed has woken nobody.
         let done = is_done(&mut self.core, &mut self.handler);
@@ -286,13 +289,20 @@ impl<H: Handler> Driver<H> {
     }
 
     fn poll_wires(&mut self) -> io::Result<bool> {
-        let mut found = false;
-        for kind in WireKind::ALL {
-            found |= self.poll_wire(kind)?;
+        let mut found = self.poll_wire(WireKind::Tcp)? | self.poll_wire(WireKind::Inproc)?;
+        if self.core.wires.has_rdma() {
+            found |= self.poll_rdma()?;
         }
         Ok(found)
     }
 
+    /// Apart from the others, which are polled in every process.
+    #[inline(never)]
+    fn poll_rdma(&mut self) -> io::Result<bool> {
+        self.poll_wire(WireKind::Rdma)
+    }
+
+    #[inline(always)] // for each wire as it is
     fn poll_wire(&mut self, kind: WireKind) -> io::Result<bool> {
         let mut events = std::mem::take(&mut self.events);
         let outcome = self.core.wires.poll(kind, &mut self.core.pool, &mut events);

@@ -1,7 +1,7 @@
 //! The control path: how channels and listeners come up and go down.
 
 use super::credit::{Outgoing, Shares, WINDOW_MIN, connections_max};
-use super::engine::{DeviceState, Engine, Link, Owner, Phase, State};
+use super::engine::{COMPLETIONS_PER_CALL, DeviceState, Engine, Link, Owner, Phase, State};
 use super::greeting::{self, Greeting};
 use super::memory::Memory;
 use super::one_sided::{ReadsAtOnce, Sides, Windows};
@@ -16,6 +16,7 @@ use crate::backend::{
     Channel, ChannelEnd, ConnectError, ListenError, Listener, Listening, WireEvent, WireKind, host_port,
 };
 use crate::pool::Pool;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
@@ -61,6 +62,7 @@ impl<V: Verbs> Engine<V> {
             let (_, identifier) = self.listeners.swap_remove(index);
             self.set_owner(identifier, None);
             self.verbs.destroy(identifier);
+            self.forget_events(identifier);
         }
     }
 
@@ -87,8 +89,10 @@ impl<V: Verbs> Engine<V> {
                 let is_empty = state.link.as_ref().is_none_or(|link| link.queue.is_empty());
                 state.phase = Phase::Flushing;
                 self.unsettled += 1;
-                if is_empty || !self.post_last(channel) {
+                if is_empty {
                     self.flushed(channel);
+                } else {
+                    self.flush(channel);
                 }
             }
             Phase::Connecting(_) | Phase::Accepting(_) => self.drain_with(channel, ChannelEnd::Local),
@@ -97,7 +101,7 @@ impl<V: Verbs> Engine<V> {
     }
 
     /// Asks the connection manager what there is, and takes note of who has left.
-    fn fetch_connection_events(&mut self) -> io::Result<()> {
+    pub(super) fn fetch_connection_events(&mut self) -> io::Result<()> {
         while let Some(event) = self.verbs.take_event()? {
             if let Event::Disconnected(identifier) = event
                 && let Some(Owner::Channel(channel)) = self.owner(identifier)
@@ -137,8 +141,9 @@ impl<V: Verbs> Engine<V> {
             }
             Event::Failed { identifier, error } => self.did_not_come_up(identifier, error),
             Event::Disconnected(identifier) => {
+                // What it had sent before may be among the completions that nobody has looked at.
                 if let Some(Owner::Channel(channel)) = self.owner(identifier) {
-                    self.drain_with(channel, ChannelEnd::Peer);
+                    self.leaving.push(channel);
                 }
             }
             Event::DeviceRemoved(identifier) => self.device_removed(identifier),
@@ -363,6 +368,12 @@ impl<V: Verbs> Engine<V> {
     ) -> io::Result<Box<Link>> {
         let place = self.device_of(identifier, pool)?;
         let state = &mut self.devices[place];
+        if state.is_broken {
+            return Err(io::Error::other(format!(
+                "the completions of the RDMA device '{}' could not be taken any more; restart this program to use it",
+                state.limits.name
+            )));
+        }
         if !state.shares.has_room() || state.queue_pairs.len() >= state.queue_pairs_max {
             return Err(io::Error::other(format!(
                 "the RDMA device '{}' has {} connections, which is its limit here: raise rdma receive_slots_max ({}), \
@@ -402,6 +413,7 @@ impl<V: Verbs> Engine<V> {
                     one_sided: Sides::default(),
                     early: Vec::new(),
                     is_busy: false,
+                    is_last_posted: false,
                 }))
             }
             Err(error) => {
@@ -456,6 +468,8 @@ impl<V: Verbs> Engine<V> {
             queue_pairs: Default::default(),
             queue_pairs_max,
             is_short: false,
+            unseen: VecDeque::with_capacity(COMPLETIONS_PER_CALL),
+            is_broken: false,
         });
         Ok(self.devices.len() - 1)
     }
@@ -493,7 +507,7 @@ impl<V: Verbs> Engine<V> {
     }
 
     /// Ends a channel: what is posted comes back, flushed, and then it is gone.
-    fn drain_with(&mut self, channel: Channel, reason: ChannelEnd) {
+    pub(super) fn drain_with(&mut self, channel: Channel, reason: ChannelEnd) {
         let Some(state) = self.channels.at(channel) else { return };
         let was_settled = state.is_settled();
         let reason = match std::mem::replace(&mut state.phase, Phase::Draining(ChannelEnd::Local)) {
@@ -511,16 +525,52 @@ impl<V: Verbs> Engine<V> {
         let is_empty = state.link.as_ref().is_none_or(|link| link.queue.is_empty());
         // It fails when the peer has done so before, and then there is nothing left to do.
         let _ = self.verbs.disconnect(identifier);
-        if is_empty || !self.post_last(channel) {
+        if is_empty || self.post_last(channel).is_err() {
             self.finish(channel);
         }
     }
 
+    /// A device's completions cannot be taken: its queue has overflowed, or it is gone. Its channels end, and nobody
+    /// waits for what they had posted.
+    #[cold]
+    pub(super) fn device_broke(&mut self, device: usize, error: &io::Error) {
+        let state = &mut self.devices[device];
+        state.is_broken = true;
+        let text = format!(
+            "the completions of the RDMA device '{}' cannot be taken ({error}): its queue of them has overflowed, or \
+             it is gone; see the kernel's log, and restart this program to use it again",
+            state.limits.name
+        );
+        tracing::error!(device = state.limits.name, %error, "an RDMA device cannot be used any more");
+        let channels: Vec<Channel> = state.queue_pairs.values().copied().collect();
+        for channel in channels {
+            if let Some(State { identifier: Some(identifier), .. }) = self.channels.at(channel) {
+                // So that the peer learns of it, and reads nothing more.
+                let _ = self.verbs.disconnect(*identifier);
+            }
+            self.end_at_once(channel, io::Error::other(text.clone()));
+        }
+    }
+
+    /// Posts the request behind which nothing more of a channel comes that this end has closed; it is tried again if
+    /// the device has no room for it.
+    pub(super) fn flush(&mut self, channel: Channel) {
+        match self.channels.at(channel) {
+            Some(State { phase: Phase::Flushing, link: Some(link), .. }) if !link.is_last_posted => {}
+            _ => return,
+        }
+        match self.post_last(channel) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => self.make_busy(channel),
+            Err(_) => self.flushed(channel),
+        }
+    }
+
     /// Posts the request behind which nothing more comes.
-    fn post_last(&mut self, channel: Channel) -> bool {
+    fn post_last(&mut self, channel: Channel) -> io::Result<()> {
         let Some(State { identifier: Some(identifier), link: Some(link), .. }) = self.channels.at(channel)
         else {
-            return false;
+            return Err(io::ErrorKind::NotConnected.into());
         };
         let request = Request {
             work: Work::new(Kind::Last, channel, link.queue.position(0)).encode(),
@@ -532,33 +582,35 @@ impl<V: Verbs> Engine<V> {
         // SAFETY: it names no memory.
         let posted = unsafe { self.verbs.post(*identifier, &[request]) };
         link.queue.posted(posted.count as u32);
-        posted.count == 1
+        link.is_last_posted |= posted.count == 1;
+        posted.error.map_or(Ok(()), Err)
     }
 
     /// A device goes away. Nothing that is posted on it comes back, and whoever removes it waits for this end.
     fn device_removed(&mut self, identifier: Identifier) {
         match self.owner(identifier) {
-            Some(Owner::Channel(channel)) => {
-                let Some(state) = self.channels.at(channel) else { return };
-                let was_settled = state.is_settled();
-                let gone = || io::Error::new(io::ErrorKind::NotConnected, "the RDMA device was removed");
-                let reason = match std::mem::replace(&mut state.phase, Phase::Flushing) {
-                    Phase::Connecting(_) => ChannelEnd::ConnectFailed(gone()),
-                    Phase::Flushing => ChannelEnd::Local,
-                    Phase::Draining(reason) => reason,
-                    Phase::Accepting(_) | Phase::Open => ChannelEnd::Broken(gone()),
-                };
-                state.phase = Phase::Draining(reason);
-                self.unsettled += usize::from(was_settled);
-                self.finish(channel);
-            }
+            Some(Owner::Channel(channel)) => self.end_at_once(channel, removed()),
             Some(Owner::Listener(listener)) => {
-                let error = io::Error::new(io::ErrorKind::NotConnected, "the RDMA device was removed");
                 self.stop_listening(listener);
-                self.events.push(WireEvent::AcceptFailed { listener, error });
+                self.events.push(WireEvent::AcceptFailed { listener, error: removed() });
             }
             None => {}
         }
+    }
+
+    /// Ends a channel of which nothing that is posted comes back.
+    pub(super) fn end_at_once(&mut self, channel: Channel, error: io::Error) {
+        let Some(state) = self.channels.at(channel) else { return };
+        let was_settled = state.is_settled();
+        let reason = match std::mem::replace(&mut state.phase, Phase::Flushing) {
+            Phase::Connecting(_) => ChannelEnd::ConnectFailed(error),
+            Phase::Flushing => ChannelEnd::Local,
+            Phase::Draining(reason) => reason,
+            Phase::Accepting(_) | Phase::Open => ChannelEnd::Broken(error),
+        };
+        state.phase = Phase::Draining(reason);
+        self.unsettled += usize::from(was_settled);
+        self.finish(channel);
     }
 
     /// A channel that drains is gone.
@@ -585,6 +637,11 @@ impl<V: Verbs> Engine<V> {
     fn release(&mut self, channel: Channel) {
         let Some(state) = self.channels.at(channel) else { return };
         let (identifier, mut link) = (state.identifier.take(), state.link.take());
+        if let Some(link) = &link {
+            // First, so that none of its completions is handed to a queue pair that gets the same number.
+            self.devices[link.device].queue_pairs.remove(&link.queue_pair.number);
+            self.take_last_completions(link);
+        }
         // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
         let regions = link
             .as_mut()
@@ -593,12 +650,45 @@ impl<V: Verbs> Engine<V> {
         if let Some(identifier) = identifier {
             self.verbs.destroy(identifier);
             self.set_owner(identifier, None);
+            self.forget_events(identifier);
         }
         if let Some(link) = link {
-            let device = &mut self.devices[link.device];
-            device.queue_pairs.remove(&link.queue_pair.number);
-            device.shares.leave(&link.incoming);
+            self.devices[link.device].shares.leave(&link.incoming);
             self.forget_regions(regions);
+        }
+    }
+
+    /// Takes the completions of a queue pair that is to be destroyed, and its receive requests with them. Some devices
+    /// forget those that were not taken (`mlx5_cq_clean` of `libmlx5`), and these receive requests would never be
+    /// posted again, though they count as posted. Completions of others are looked at by the next poll.
+    fn take_last_completions(&mut self, link: &Link) {
+        while self.fetch_completions(link.device) > 0 {}
+        let DeviceState { unseen, receives, shares, .. } = &mut self.devices[link.device];
+        unseen.retain(|completion| {
+            let is_its = completion.queue_pair == link.queue_pair.number;
+            if is_its
+                && Work::decode(completion.work).is_none()
+                && receives.take(completion.work, 0).is_some()
+            {
+                shares.lost();
+            }
+            !is_its
+        });
+    }
+
+    /// Forgets what was told of an identifier that is gone: its number may be given again.
+    fn forget_events(&mut self, identifier: Identifier) {
+        let mut requests = Vec::new();
+        self.pending.retain(|event| {
+            if let Event::Requested { listener, identifier: request, .. } = event
+                && *listener == identifier
+            {
+                requests.push(*request);
+            }
+            event.whose() != identifier
+        });
+        for request in requests {
+            self.reject(request, "the listener was stopped before it accepted");
         }
     }
 }
@@ -637,6 +727,10 @@ fn rejection(status: i32, reason: &[u8]) -> io::Error {
         _ => format!("nobody accepts RDMA connections there (rejection {status})"),
     };
     io::Error::new(io::ErrorKind::ConnectionRefused, text)
+}
+
+fn removed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the RDMA device was removed")
 }
 
 fn no_device(error: io::Error) -> io::Error {

@@ -207,6 +207,12 @@ impl Shares {
         reachable.saturating_sub(incoming.outstanding()).min(self.free()) >= reachable.div_ceil(2)
     }
 
+    /// Posted, and not promised, for tests.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn free_now(&self) -> u32 {
+        self.free()
+    }
+
     /// Posted, and not promised.
     #[inline]
     fn free(&self) -> u32 {

@@ -129,14 +129,20 @@ impl<V: Verbs> Engine<V> {
             }
             return;
         }
-        if !link.outgoing.has_reserve() || link.queue.room() == 0 {
+        if !link.outgoing.has_reserve() {
             return;
+        }
+        if link.queue.room() == 0 {
+            // What makes room need not be what makes the channel busy.
+            return self.make_busy(channel);
         }
         let position = link.queue.position(0);
         let is_signaled = link.queue.must_signal(position);
+        // It is promised when the peer is told.
+        let (mut promised_shares, mut promised) = (*shares, link.incoming);
         let request = Request {
             work: Work::new(Kind::Send, channel, position).encode(),
-            operation: Operation::Send { immediate: shares.promise(&mut link.incoming) },
+            operation: Operation::Send { immediate: promised_shares.promise(&mut promised) },
             parts: &[],
             is_signaled,
             is_inline: true,
@@ -144,12 +150,16 @@ impl<V: Verbs> Engine<V> {
         // SAFETY: it names no memory.
         let posted = unsafe { self.verbs.post(*identifier, &[request]) };
         if posted.count == 1 {
+            (*shares, link.incoming) = (promised_shares, promised);
             link.queue.posted(1);
             link.outgoing.sent(1);
             if is_signaled {
                 link.queue.signaled(position);
             }
         } else if let Some(error) = posted.error {
+            if error.raw_os_error() == Some(libc::ENOMEM) {
+                return self.make_busy(channel);
+            }
             let error = io::Error::new(error.kind(), format!("posting credit failed: {error}"));
             self.fail(channel, ChannelEnd::Broken(error));
         }

@@ -4,7 +4,7 @@ use super::config::RdmaConfig;
 use super::credit::{Incoming, Outgoing, Shares};
 use super::memory::{Budget, Memory};
 use super::one_sided::{Sides, Windows};
-use super::receives::{PostError, Receives};
+use super::receives::Receives;
 use super::sending::{Flight, SendQueue, Sending};
 use super::verbs::{Completion, Device, DeviceLimits, Event, Identifier, Part, QueuePair, Verbs};
 use crate::backend::slots::Slots;
@@ -21,7 +21,7 @@ use std::vec;
 const COMPLETIONS_PER_POLL: usize = 256;
 
 /// So many are taken with one call.
-const COMPLETIONS_PER_CALL: usize = 32;
+pub(super) const COMPLETIONS_PER_CALL: usize = 32;
 
 /// After so many polls without a sleep the connection manager is asked, which takes a system call. While a channel
 /// comes up or goes down it is asked in every poll.
@@ -54,6 +54,8 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) unsettled: usize,
     /// What the connection manager has told and nobody has looked at.
     pub(super) pending: VecDeque<Event>,
+    /// Channels whose peer has left. They end when what had arrived before is taken.
+    pub(super) leaving: Vec<Channel>,
     /// For what bodies in many pieces are described by; made when the first one is.
     pub(super) tables: Option<Pool>,
     /// The parts of the sends that are being posted; kept for its memory.
@@ -81,6 +83,10 @@ pub(super) struct DeviceState {
     pub(super) queue_pairs_max: usize,
     /// Receive requests wait for buffers, and that was said.
     pub(super) is_short: bool,
+    /// Completions that were taken and not looked at.
+    pub(super) unseen: VecDeque<Completion>,
+    /// Its completions cannot be taken any more. It stays so: what was posted on it is never known to be done.
+    pub(super) is_broken: bool,
 }
 
 /// One channel.
@@ -127,6 +133,8 @@ pub(super) struct Link {
     pub(super) early: Vec<Segment>,
     /// In the list of busy channels.
     pub(super) is_busy: bool,
+    /// The request behind which nothing more comes is posted.
+    pub(super) is_last_posted: bool,
 }
 
 impl State {
@@ -151,6 +159,7 @@ impl<V: Verbs> Engine<V> {
             busy: Vec::new(),
             unsettled: 0,
             pending: VecDeque::new(),
+            leaving: Vec::new(),
             tables: None,
             parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
             polls_until_look: 0,
@@ -159,15 +168,18 @@ impl<V: Verbs> Engine<V> {
 
     /// One poll, as [`crate::backend::Wire::poll`] has it.
     pub(super) fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
-        if self.unsettled > 0 || self.polls_until_look == 0 || !self.pending.is_empty() {
+        // A sleep may follow, for which nothing must be left behind.
+        let is_thorough = self.polls_until_look == 0;
+        if self.unsettled > 0 || is_thorough || !self.pending.is_empty() {
             self.take_connection_events(pool)?;
             self.polls_until_look = POLLS_UNTIL_LOOK;
         }
         self.polls_until_look -= 1;
         for device in 0..self.devices.len() {
-            self.take_completions(device, pool)?;
+            self.take_completions(device, is_thorough, pool)?;
             self.post_receives(device, pool);
         }
+        self.end_leaving(pool)?;
         self.serve_busy(pool);
         events.append(&mut self.events);
         Ok(())
@@ -178,31 +190,80 @@ impl<V: Verbs> Engine<V> {
     pub(super) fn arm(&mut self) -> io::Result<Option<Duration>> {
         // What the connection manager had to tell before the sleep, or tells during it, is looked at afterwards.
         self.polls_until_look = 0;
-        self.devices.iter().try_for_each(|device| self.verbs.arm(device.device))?;
-        // Buffers come back on any thread, and wake nobody.
-        Ok(self.devices.iter().any(|device| device.is_short).then_some(SHORT_SLEEP_MAX))
+        let mut working = self.devices.iter().filter(|device| !device.is_broken);
+        working.try_for_each(|device| self.verbs.arm(device.device))?;
+        // Buffers come back on any thread, and wake nobody; nor does a device that has refused a request.
+        let is_waiting = !self.busy.is_empty() || self.devices.iter().any(|device| device.is_short);
+        Ok(is_waiting.then_some(SHORT_SLEEP_MAX))
     }
 
-    fn take_completions(&mut self, device: usize, pool: &mut Pool) -> io::Result<()> {
-        let mut completions = [Completion::NONE; COMPLETIONS_PER_CALL];
+    fn take_completions(&mut self, device: usize, is_thorough: bool, pool: &mut Pool) -> io::Result<()> {
         let mut taken = 0;
-        while taken < COMPLETIONS_PER_POLL {
-            let count = self.verbs.take_completions(self.devices[device].device, &mut completions)?;
-            for completion in &completions[..count] {
-                self.completed(device, completion, pool)?;
-            }
-            taken += count;
-            if count < COMPLETIONS_PER_CALL {
+        // Whoever sees no event may sleep, so there is one or everything was looked at.
+        while taken < COMPLETIONS_PER_POLL || self.events.is_empty() {
+            let count = self.fetch_completions(device);
+            taken += self.look_at_completions(device, pool)?;
+            if count == 0 || count < COMPLETIONS_PER_CALL && !is_thorough {
                 break;
             }
         }
         Ok(())
     }
 
+    /// Looks at what was taken; says how much it was.
+    #[inline]
+    fn look_at_completions(&mut self, device: usize, pool: &mut Pool) -> io::Result<usize> {
+        let mut count = 0;
+        while let Some(completion) = self.devices[device].unseen.pop_front() {
+            self.completed(device, &completion, pool)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Ends the channels whose peer has left, when all that came from it is seen.
+    fn end_leaving(&mut self, pool: &mut Pool) -> io::Result<()> {
+        while let Some(channel) = self.leaving.pop() {
+            let link = self.channels.at(channel).and_then(|state| state.link.as_ref());
+            if let Some(device) = link.map(|link| link.device) {
+                let mut count = 1;
+                while count > 0 {
+                    count = self.fetch_completions(device);
+                    self.look_at_completions(device, pool)?;
+                }
+            }
+            self.drain_with(channel, ChannelEnd::Peer);
+            for device in 0..self.devices.len() {
+                self.look_at_completions(device, pool)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes completions with one call, to be looked at; says how many.
+    #[inline]
+    pub(super) fn fetch_completions(&mut self, device: usize) -> usize {
+        let state = &mut self.devices[device];
+        if state.is_broken {
+            return 0;
+        }
+        let mut completions = [Completion::NONE; COMPLETIONS_PER_CALL];
+        match self.verbs.take_completions(state.device, &mut completions) {
+            Ok(count) => {
+                state.unseen.extend(&completions[..count]);
+                count
+            }
+            Err(error) => {
+                self.device_broke(device, &error);
+                0
+            }
+        }
+    }
+
     /// Posts the receive requests that were used, as far as there are buffers for them.
     fn post_receives(&mut self, device: usize, pool: &mut Pool) {
         let state = &mut self.devices[device];
-        if !state.receives.has_idle() {
+        if !state.receives.has_idle() || state.is_broken {
             return;
         }
         let outcome =
@@ -211,13 +272,10 @@ impl<V: Verbs> Engine<V> {
         state.shares.posted(count);
         match outcome {
             Ok(()) => state.is_short = false,
-            // Nothing that happens here would change it; it is tried again with the next that is used.
-            Err(error @ (PostError::Pin(_) | PostError::Device(_))) => {
-                tracing::debug!(%error, device = state.limits.name, "receive requests are not posted");
-            }
-            Err(PostError::Pool(error)) => {
+            // Buffers may come back that the device knows, and a pool may go that it knows too.
+            Err(error) => {
                 if !std::mem::replace(&mut state.is_short, true) {
-                    tracing::warn!(%error, device = state.limits.name, "receive requests wait for buffers");
+                    tracing::warn!(%error, device = state.limits.name, "receive requests wait for memory");
                 }
             }
         }
@@ -248,6 +306,7 @@ impl<V: Verbs> Engine<V> {
             self.finish_readings(channel, pool);
             self.close_windows(channel);
             self.tell_credit(channel);
+            self.flush(channel);
         }
         // What was listed meanwhile came into a new list; the memory of the longer one is kept.
         busy.append(&mut self.busy);
@@ -285,9 +344,7 @@ impl<V: Verbs> Drop for Engine<V> {
         }
         let began = Instant::now();
         while self.channels.len() > 0 && began.elapsed() < DROP_WAIT {
-            if self.drain().is_err() {
-                return;
-            }
+            self.drain();
             std::thread::yield_now();
         }
     }
@@ -295,15 +352,19 @@ impl<V: Verbs> Drop for Engine<V> {
 
 impl<V: Verbs> Engine<V> {
     /// Takes completions of what was sent, and nothing else.
-    fn drain(&mut self) -> io::Result<()> {
-        let mut completions = [Completion::NONE; COMPLETIONS_PER_CALL];
+    fn drain(&mut self) {
         for device in 0..self.devices.len() {
-            let count = self.verbs.take_completions(self.devices[device].device, &mut completions)?;
-            for completion in &completions[..count] {
-                self.send_completed(completion);
+            self.fetch_completions(device);
+            while let Some(completion) = self.devices[device].unseen.pop_front() {
+                self.send_completed(&completion);
             }
         }
-        Ok(())
+        for channel in std::mem::take(&mut self.busy) {
+            if let Some(State { link: Some(link), .. }) = self.channels.at(channel) {
+                link.is_busy = false;
+            }
+            self.flush(channel);
+        }
     }
 }
 

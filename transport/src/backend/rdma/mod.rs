@@ -28,6 +28,8 @@ mod credit;
 mod data;
 #[cfg(feature = "rdma")]
 mod engine;
+#[cfg(all(test, feature = "rdma", not(loom)))]
+mod engine_tests;
 #[cfg(feature = "rdma")]
 mod greeting;
 #[cfg(feature = "rdma")]

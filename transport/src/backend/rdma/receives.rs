@@ -8,6 +8,7 @@
 use super::memory::{Budget, Memory, PinError};
 use super::verbs::{Device, Part, Posted, Receive, Verbs};
 use crate::pool::{BufferMut, Pool, PoolError, Segment};
+use arrayvec::ArrayVec;
 use std::io;
 use thiserror::Error;
 
@@ -22,6 +23,9 @@ pub(super) const SLOT_BYTES: u32 = (FIRST_BYTES + SECOND_BYTES) as u32;
 
 /// The most requests that are posted in one list.
 const LIST_MAX: usize = 32;
+
+/// The most buffers that are looked at to find one that may be pinned: more than a slab has.
+pub(super) const REFUSED_MAX: usize = 8;
 
 /// All receive requests of a device.
 #[derive(Debug, Default)]
@@ -128,6 +132,21 @@ impl Receives {
         }
     }
 
+    /// How many buffers it holds.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn buffers(&self) -> usize {
+        self.slots
+            .iter()
+            .map(|slot| usize::from(slot.first.is_some()) + usize::from(slot.second.is_some()))
+            .sum()
+    }
+
+    /// How many slots are posted.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn posted(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_posted).count()
+    }
+
     /// Takes what arrived in a slot, which is idle from now on; `None` if it is none that was posted.
     #[inline]
     pub(super) fn take(&mut self, work: u64, bytes: u32) -> Option<Arrived> {
@@ -181,17 +200,54 @@ impl Slot {
 
 #[inline]
 fn part(
-    buffer: &mut Option<BufferMut>,
+    place: &mut Option<BufferMut>,
     bytes: usize,
     verbs: &mut impl Verbs,
     memory: &mut Memory,
     budget: &mut Budget,
     pool: &mut Pool,
 ) -> Result<Part, PostError> {
-    let buffer = match buffer {
+    let buffer = match place {
         Some(buffer) => buffer,
-        None => buffer.insert(pool.buffer(bytes)?),
+        None => place.insert(pool.buffer(bytes)?),
     };
-    let key = memory.key(buffer, verbs, budget)?;
-    Ok(Part { address: buffer.spare_mut().as_mut_ptr() as u64, bytes: bytes as u32, key })
+    match memory.key(buffer, verbs, budget) {
+        Ok(key) => Ok(Part { address: buffer.spare_mut().as_mut_ptr() as u64, bytes: bytes as u32, key }),
+        Err(error) => another_part(place, bytes, error, verbs, memory, budget, pool),
+    }
+}
+
+/// Looks for a buffer that the device knows, where the first one may not be pinned. The pool gives out first what came
+/// back last, so those that are of no use are kept until the search is over.
+#[cold]
+fn another_part(
+    place: &mut Option<BufferMut>,
+    bytes: usize,
+    mut error: PinError,
+    verbs: &mut impl Verbs,
+    memory: &mut Memory,
+    budget: &mut Budget,
+    pool: &mut Pool,
+) -> Result<Part, PostError> {
+    let mut refused = ArrayVec::<BufferMut, REFUSED_MAX>::new();
+    while !refused.is_full() {
+        refused.extend(place.take());
+        let Ok(buffer) = pool.buffer(bytes) else { break };
+        let buffer = place.insert(buffer);
+        match memory.key(buffer, verbs, budget) {
+            Ok(key) => {
+                return Ok(Part {
+                    address: buffer.spare_mut().as_mut_ptr() as u64,
+                    bytes: bytes as u32,
+                    key,
+                });
+            }
+            Err(again) => error = again,
+        }
+    }
+    *place = None;
+    drop(refused);
+    // Now, so that what is let go of from here on lies above these, and is drawn first.
+    pool.reclaim();
+    Err(error.into())
 }

@@ -180,6 +180,22 @@ pub(super) enum Event {
     DeviceRemoved(Identifier),
 }
 
+impl Event {
+    /// Of which listener or connection it tells.
+    pub(super) fn whose(&self) -> Identifier {
+        match self {
+            Self::AddressResolved(identifier)
+            | Self::RouteResolved(identifier)
+            | Self::Requested { listener: identifier, .. }
+            | Self::Established { identifier, .. }
+            | Self::Rejected { identifier, .. }
+            | Self::Failed { identifier, .. }
+            | Self::Disconnected(identifier)
+            | Self::DeviceRemoved(identifier) => *identifier,
+        }
+    }
+}
+
 /// One part of a gather or scatter list (`ibv_sge`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]

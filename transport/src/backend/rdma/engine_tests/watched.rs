@@ -1,0 +1,170 @@
+//! An end of the fake network that keeps count of what is asked of it.
+
+use crate::backend::rdma::verbs::fake::FakeVerbs;
+use crate::backend::rdma::verbs::*;
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What was asked of the device.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Calls that posted sends, and the requests that they took.
+    pub(super) posts: usize,
+    pub(super) requests: usize,
+    /// The parts of what was posted to send queues.
+    pub(super) parts: Vec<Part>,
+    /// Calls that brought completions, and these.
+    pub(super) takes: usize,
+    pub(super) completions: Vec<Completion>,
+    /// Calls that looked for events of the connection manager: system calls on a real device.
+    pub(super) event_looks: usize,
+    /// Memory that was registered, and how often.
+    pub(super) registrations: usize,
+    /// Identifiers that were destroyed.
+    pub(super) destroyed: Vec<Identifier>,
+}
+
+/// [`FakeVerbs`], watched.
+#[derive(Debug)]
+pub(super) struct Watched {
+    verbs: FakeVerbs,
+    asked: Rc<RefCell<Asked>>,
+}
+
+impl Watched {
+    pub(super) fn new(verbs: FakeVerbs) -> (Self, Rc<RefCell<Asked>>) {
+        let asked = Rc::new(RefCell::new(Asked::default()));
+        (Self { verbs, asked: Rc::clone(&asked) }, asked)
+    }
+}
+
+impl Verbs for Watched {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.verbs.descriptor()
+    }
+
+    fn listen(&mut self, address: SocketAddr, backlog: u32) -> io::Result<(Identifier, SocketAddr)> {
+        self.verbs.listen(address, backlog)
+    }
+
+    fn resolve(
+        &mut self,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+        timeout: Duration,
+    ) -> io::Result<Identifier> {
+        self.verbs.resolve(address, source, timeout)
+    }
+
+    fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()> {
+        self.verbs.resolve_route(identifier, timeout)
+    }
+
+    fn connect(
+        &mut self,
+        identifier: Identifier,
+        parameters: &ConnectParameters,
+        greeting: &[u8],
+    ) -> io::Result<()> {
+        self.verbs.connect(identifier, parameters, greeting)
+    }
+
+    fn accept(
+        &mut self,
+        identifier: Identifier,
+        parameters: &ConnectParameters,
+        greeting: &[u8],
+    ) -> io::Result<()> {
+        self.verbs.accept(identifier, parameters, greeting)
+    }
+
+    fn reject(&mut self, identifier: Identifier, reason: &[u8]) -> io::Result<()> {
+        self.verbs.reject(identifier, reason)
+    }
+
+    fn disconnect(&mut self, identifier: Identifier) -> io::Result<()> {
+        self.verbs.disconnect(identifier)
+    }
+
+    fn destroy(&mut self, identifier: Identifier) {
+        self.asked.borrow_mut().destroyed.push(identifier);
+        self.verbs.destroy(identifier);
+    }
+
+    fn take_event(&mut self) -> io::Result<Option<Event>> {
+        self.asked.borrow_mut().event_looks += 1;
+        self.verbs.take_event()
+    }
+
+    fn peer(&self, identifier: Identifier) -> Option<SocketAddr> {
+        self.verbs.peer(identifier)
+    }
+
+    fn limits(&mut self, identifier: Identifier) -> io::Result<DeviceLimits> {
+        self.verbs.limits(identifier)
+    }
+
+    fn device(&mut self, identifier: Identifier, sizes: &DeviceSizes) -> io::Result<Device> {
+        self.verbs.device(identifier, sizes)
+    }
+
+    fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32> {
+        self.verbs.packet_bytes(identifier)
+    }
+
+    fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair> {
+        self.verbs.create_queue_pair(identifier, sizes)
+    }
+
+    unsafe fn register(&mut self, device: Device, address: u64, bytes: usize) -> io::Result<Region> {
+        self.asked.borrow_mut().registrations += 1;
+        // SAFETY: as the caller says.
+        unsafe { self.verbs.register(device, address, bytes) }
+    }
+
+    fn deregister(&mut self, region: Region) -> io::Result<()> {
+        self.verbs.deregister(region)
+    }
+
+    fn allocate_window(&mut self, device: Device) -> io::Result<Window> {
+        self.verbs.allocate_window(device)
+    }
+
+    fn free_window(&mut self, window: Window) -> io::Result<()> {
+        self.verbs.free_window(window)
+    }
+
+    unsafe fn post(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted {
+        // SAFETY: as the caller says.
+        let posted = unsafe { self.verbs.post(identifier, requests) };
+        let mut asked = self.asked.borrow_mut();
+        asked.posts += 1;
+        asked.requests += posted.count;
+        let parts = requests[..posted.count].iter().flat_map(|request| request.parts);
+        asked.parts.extend(parts);
+        drop(asked);
+        posted
+    }
+
+    unsafe fn post_receives(&mut self, device: Device, receives: &[Receive<'_>]) -> Posted {
+        // SAFETY: as the caller says.
+        unsafe { self.verbs.post_receives(device, receives) }
+    }
+
+    fn take_completions(&mut self, device: Device, into: &mut [Completion]) -> io::Result<usize> {
+        let count = self.verbs.take_completions(device, into)?;
+        let mut asked = self.asked.borrow_mut();
+        asked.takes += usize::from(count > 0);
+        asked.completions.extend(&into[..count]);
+        drop(asked);
+        Ok(count)
+    }
+
+    fn arm(&mut self, device: Device) -> io::Result<()> {
+        self.verbs.arm(device)
+    }
+}

@@ -50,9 +50,11 @@ impl<V: Verbs> Engine<V> {
             }
         }
         Err(match failed.raw_os_error() {
-            Some(libc::ENODEV) => {
-                ListenError::Unavailable { address: address.to_owned(), error: no_device(failed) }
-            }
+            Some(libc::ENODEV) => ListenError::NoWire {
+                address: address.to_owned(),
+                wire: WireKind::Rdma,
+                reason: no_device(failed).to_string(),
+            },
             _ => host_port::listen_error(address, failed),
         })
     }
@@ -544,10 +546,6 @@ impl<V: Verbs> Engine<V> {
         tracing::error!(device = state.limits.name, %error, "an RDMA device cannot be used any more");
         let channels: Vec<Channel> = state.queue_pairs.values().copied().collect();
         for channel in channels {
-            if let Some(State { identifier: Some(identifier), .. }) = self.channels.at(channel) {
-                // So that the peer learns of it, and reads nothing more.
-                let _ = self.verbs.disconnect(*identifier);
-            }
             self.end_at_once(channel, io::Error::other(text.clone()));
         }
     }
@@ -637,16 +635,14 @@ impl<V: Verbs> Engine<V> {
     fn release(&mut self, channel: Channel) {
         let Some(state) = self.channels.at(channel) else { return };
         let (identifier, mut link) = (state.identifier.take(), state.link.take());
-        if let Some(link) = &link {
+        let mut regions = Vec::new();
+        if let Some(link) = &mut link {
             // First, so that none of its completions is handed to a queue pair that gets the same number.
             self.devices[link.device].queue_pairs.remove(&link.queue_pair.number);
             self.take_last_completions(link);
+            // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
+            regions = link.one_sided.free(&mut self.devices[link.device], &mut self.verbs);
         }
-        // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
-        let regions = link
-            .as_mut()
-            .map(|link| link.one_sided.free(&mut self.devices[link.device], &mut self.verbs))
-            .unwrap_or_default();
         if let Some(identifier) = identifier {
             self.verbs.destroy(identifier);
             self.set_owner(identifier, None);

@@ -54,10 +54,10 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) unsettled: usize,
     /// What the connection manager has told and nobody has looked at.
     pub(super) pending: VecDeque<Event>,
-    /// Channels whose peer has left. They end when what had arrived before is taken.
-    pub(super) leaving: Vec<Channel>,
     /// For what bodies in many pieces are described by; made when the first one is.
     pub(super) tables: Option<Pool>,
+    /// Channels whose peer has left. They end when what had arrived before is taken.
+    pub(super) leaving: Vec<Channel>,
     /// The parts of the sends that are being posted; kept for its memory.
     pub(super) parts: Vec<Part>,
     polls_until_look: u32,
@@ -159,8 +159,8 @@ impl<V: Verbs> Engine<V> {
             busy: Vec::new(),
             unsettled: 0,
             pending: VecDeque::new(),
-            leaving: Vec::new(),
             tables: None,
+            leaving: Vec::new(),
             parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
             polls_until_look: 0,
         }
@@ -226,9 +226,7 @@ impl<V: Verbs> Engine<V> {
         while let Some(channel) = self.leaving.pop() {
             let link = self.channels.at(channel).and_then(|state| state.link.as_ref());
             if let Some(device) = link.map(|link| link.device) {
-                let mut count = 1;
-                while count > 0 {
-                    count = self.fetch_completions(device);
+                while self.fetch_completions(device) > 0 {
                     self.look_at_completions(device, pool)?;
                 }
             }

@@ -44,6 +44,7 @@ macro_rules! contract {
             a_window_is_read_and_closed_and_opened_again,
             a_key_that_was_closed_opens_nothing,
             beyond_a_window_nothing_is_read,
+            a_window_has_bounds_where_its_device_says_so,
             a_region_within_a_region_bounds_its_window,
             a_window_that_is_bound_twice_in_one_list_opens_by_the_second_key,
             an_open_window_is_freed_after_its_queue_pair_failed,
@@ -619,6 +620,30 @@ pub(super) fn beyond_a_window_nothing_is_read<V: Verbs>(ends: Ends<V>) {
     world.assert_broken(ACCEPTING, &link);
     // Before its queue pair goes.
     world.verbs[ACCEPTING].free_window(window).unwrap();
+}
+
+/// Where it does not say so, nothing is taken for granted: a window without bounds is as good as none there.
+pub(super) fn a_window_has_bounds_where_its_device_says_so<V: Verbs>(ends: Ends<V>) {
+    let (mut world, mut link) = World::connected(ends);
+    let has_bounds = world.verbs[ACCEPTING].limits(link.identifiers[ACCEPTING]).unwrap().windows_have_bounds;
+    for (offset, length) in [(1023, 2), (1535, 2), (0, 8), (MEMORY_BYTES - 8, 8)] {
+        let window = world.verbs[ACCEPTING].allocate_window(world.devices[ACCEPTING]).unwrap();
+        let key = next_key(window.key);
+        assert_eq!(world.open(&link, window, key, 1024, 512).status, Status::SUCCESS);
+        assert_eq!(world.read(&link, key, 1024, 512).status, Status::SUCCESS);
+        let status = world.read(&link, key, offset, length).status;
+        let is_allowed = status == Status::REMOTE_ACCESS || !has_bounds && status.is_success();
+        assert!(is_allowed, "{offset}, {length}: {status:?}");
+        // Freed while it is open, its queue pair has to have failed.
+        world.verbs[ACCEPTING].disconnect(link.identifiers[ACCEPTING]).unwrap();
+        world.assert_broken(ACCEPTING, &link);
+        world.verbs[ACCEPTING].free_window(window).unwrap();
+        world.verbs[ACCEPTING].destroy(link.identifiers[ACCEPTING]);
+        let event = world.event(CONNECTING);
+        assert!(matches!(event, Event::Disconnected(of) if of == link.identifiers[CONNECTING]), "{event:?}");
+        world.verbs[CONNECTING].destroy(link.identifiers[CONNECTING]);
+        link = world.connect([PARAMETERS; 2]);
+    }
 }
 
 /// So a body can be opened alone, on soft-RoCE as well, though its slab is registered as a whole.

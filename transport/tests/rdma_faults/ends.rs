@@ -6,10 +6,10 @@ use underlay::connection::{AttachRequest, CloseReason, ConnectionConfig, Identit
 use underlay::driver::{ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler, Resumed};
 use underlay::message::Message;
 use underlay::pool::PoolConfig;
+use underlay::proto::Parameters;
 use underlay::proto::control::{Address as LinkAddress, LinkRole};
 use underlay::proto::handshake::Negotiated;
 use underlay::proto::hello::ProcessIdentity;
-use underlay::proto::Parameters;
 use underlay::proto::record::MessageKind;
 use underlay::proto::text::Name;
 use underlay::proto::{Incarnation, Lane, LinkId, Origin, ProcessId};

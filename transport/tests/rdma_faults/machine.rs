@@ -1,6 +1,6 @@
 //! The machine with two RDMA devices, and what can be done to its link.
 
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Two addresses with a comma: `10.77.0.1,10.77.0.2` in the machine that `ci/soft-roce` boots.
@@ -57,16 +57,27 @@ impl Machine {
         }
     }
 
-    pub(crate) fn cut_link(&self) {
+    /// Nothing gets through any more.
+    pub(crate) fn block_link(&self) {
+        self.disturb_link("100%", "0ms");
+    }
+
+    pub(crate) fn take_link_down(&self) {
         run("ip link set roce0 down");
     }
 
-    /// Undoes a cut; a link that was down has lost its routes.
-    pub(crate) fn mend_link(&self) {
+    /// A link that was down has lost its routes. Connections over soft-RoCE devices come up again only when those are
+    /// made anew: the queue pair of their management datagrams has failed with the first that found no route.
+    pub(crate) fn take_link_up(&self) {
         run(&format!("{} restore", std::env::var("SOFT_ROCE_DEVICES").expect("ci/soft-roce says")));
     }
 
-    /// Makes a device again that was removed, once the kernel lets go of what it was.
+    /// Begins to remove a device, which is done when every process has let go of it.
+    pub(crate) fn remove_device(&self, place: usize) -> Child {
+        command(&format!("rdma link delete rxe{place}")).spawn().expect("the tool is there")
+    }
+
+    /// Makes a device again that was removed.
     pub(crate) fn add_device(&self, place: usize) {
         run(&format!("rdma link add rxe{place} type rxe netdev {}", INTERFACES[place]));
     }
@@ -85,7 +96,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.calm_link();
-        self.mend_link();
+        self.take_link_up();
         for place in [0, 1] {
             if !self.has_device(place) {
                 self.add_device(place);

@@ -10,8 +10,11 @@
 
 #![cfg(feature = "rdma")]
 
+mod devices;
 mod ends;
 mod ledger;
 mod link;
 mod machine;
 mod pair;
+mod part;
+mod processes;

@@ -1,4 +1,4 @@
-//! Two drivers in this process, one on each device: one sends, the other checks.
+//! A driver that sends, and one on the other device that checks: in this process, or in one of its own.
 
 use crate::ends::{End, config, driver};
 use crate::ledger::Ledger;
@@ -9,7 +9,10 @@ use underlay::proto::control::CloseCode;
 /// So long may take what has to happen: far above what is usual on an emulated processor that others use as well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The address of the receiving end's device, and its port.
+/// The address of the sending end's device.
+const HERE: &str = "10.77.0.1";
+
+/// The address of the receiving end's device, and any port.
 pub(crate) const THERE: &str = "10.77.0.2:0";
 
 /// Messages that are sent in one turn under load.
@@ -17,22 +20,32 @@ const BURST: u64 = 8;
 
 pub(crate) struct Pair {
     pub(crate) sender: Driver<End>,
-    pub(crate) receiver: Driver<End>,
+    /// `None` if it is another process's.
+    pub(crate) receiver: Option<Driver<End>>,
     sent: u64,
     name: &'static str,
 }
 
 impl Pair {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self::with(name, config())
+        Self { receiver: Some(driver(2, config())), ..Self::alone(name, config()) }
     }
 
-    pub(crate) fn with(name: &'static str, config: DriverConfig) -> Self {
-        Self { sender: driver(1, config.clone()), receiver: driver(2, config), sent: 0, name }
+    /// Only the end that sends.
+    pub(crate) fn alone(name: &'static str, mut config: DriverConfig) -> Self {
+        // Without it the way to the other address is found within the machine, and not over a link that is down.
+        config.rdma.source = Some(HERE.parse().expect("an address"));
+        Self { sender: driver(1, config), receiver: None, sent: 0, name }
     }
 
     pub(crate) fn listen(&mut self, address: &Address) -> Address {
-        self.receiver.parts().0.listen(address).expect("it listens").1
+        let receiver = self.receiver.as_mut().expect("it is in this process");
+        receiver.parts().0.listen(address).expect("it listens").1
+    }
+
+    /// What the receiving end has seen.
+    pub(crate) fn there(&mut self) -> &mut End {
+        self.receiver.as_mut().expect("it is in this process").parts().1
     }
 
     /// A session over the first of these addresses; the others are for when that one is lost.
@@ -52,7 +65,9 @@ impl Pair {
 
     pub(crate) fn turn(&mut self) {
         self.sender.turn().expect("the sender's wires work");
-        self.receiver.turn().expect("the receiver's wires work");
+        if let Some(receiver) = &mut self.receiver {
+            receiver.turn().expect("the receiver's wires work");
+        }
         std::thread::yield_now();
     }
 
@@ -81,6 +96,13 @@ impl Pair {
         });
     }
 
+    /// Sends so many more, of which none leaves before the last is queued.
+    pub(crate) fn send_at_once(&mut self, count: u64) {
+        let up_to = self.sent + count;
+        self.send_some(up_to);
+        assert_eq!(self.sent, up_to, "there is room for them");
+    }
+
     fn send_some(&mut self, up_to: u64) {
         let (core, end) = self.sender.parts();
         while self.sent < up_to && end.send(core, self.sent) {
@@ -101,18 +123,24 @@ impl Pair {
         self.sender.parts().1.ledger.wires.clone()
     }
 
-    pub(crate) fn stats(&self) -> [DriverStats; 2] {
-        [self.sender.stats(), self.receiver.stats()]
+    pub(crate) fn stats(&self) -> Vec<DriverStats> {
+        self.receiver.iter().chain([&self.sender]).map(Driver::stats).collect()
+    }
+
+    /// Messages that the receiving end is not known to have.
+    pub(crate) fn outstanding(&mut self) -> u64 {
+        let (core, end) = self.sender.parts();
+        let connection = end.connection.expect("there is a session");
+        core.unacknowledged(connection) as u64 + core.waiting(connection).0 as u64
     }
 
     /// Everything that was sent has arrived, and nothing is kept any more.
     pub(crate) fn until_all_arrived(&mut self) {
         let sent = self.sent;
-        self.until("all have arrived", |pair| pair.receiver.parts().1.ledger.arrived == sent);
-        self.until("all are acknowledged", |pair| {
-            let (core, end) = pair.sender.parts();
-            core.unacknowledged(end.connection.expect("there is a session")) == 0
-        });
+        self.until("all are acknowledged", |pair| pair.outstanding() == 0);
+        if self.receiver.is_some() {
+            self.until("all have arrived", |pair| pair.there().ledger.arrived == sent);
+        }
     }
 
     /// Ends the session in order, and gives back the books.
@@ -125,18 +153,25 @@ impl Pair {
         self.ledger()
     }
 
-    fn ledger(&mut self) -> Ledger {
-        let [sender, receiver] = [&mut self.sender, &mut self.receiver].map(|driver| driver.parts().1);
-        let mut ledger = std::mem::take(&mut receiver.ledger);
-        (ledger.name, ledger.sent) = (self.name, self.sent);
-        ledger.losses = std::mem::take(&mut sender.ledger.losses);
-        ledger.wires = std::mem::take(&mut sender.ledger.wires);
-        ledger.ends = [sender, receiver].iter().flat_map(|end| &end.closed).map(ToString::to_string).collect();
-        ledger
+    /// The books, of which the sender of a pair that is alone knows only its half.
+    pub(crate) fn ledger(&mut self) -> Ledger {
+        let sender = self.sender.parts().1;
+        let mut receiver =
+            self.receiver.as_mut().map(|driver| std::mem::take(driver.parts().1)).unwrap_or_default();
+        let ends = sender.closed.iter().chain(&receiver.closed).map(ToString::to_string).collect();
+        Ledger {
+            name: self.name,
+            sent: self.sent,
+            losses: std::mem::take(&mut sender.ledger.losses),
+            wires: std::mem::take(&mut sender.ledger.wires),
+            ends,
+            ..std::mem::take(&mut receiver.ledger)
+        }
     }
 
     fn state(&mut self) -> String {
         let sent = self.sent;
-        format!("sent {sent}; {:?}; {:?}", self.sender.parts().1, self.receiver.parts().1)
+        let receiver = self.receiver.as_mut().map(|driver| driver.parts().1);
+        format!("sent {sent}; {:?}; {receiver:?}", self.sender.parts().1)
     }
 }

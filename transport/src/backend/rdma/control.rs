@@ -42,8 +42,7 @@ impl<V: Verbs> Engine<V> {
                 Ok((identifier, place)) => {
                     let listener = Listener(self.listeners_made);
                     self.listeners_made += 1;
-                    self.listeners.push((listener, identifier));
-                    self.set_owner(identifier, Some(Owner::Listener(listener)));
+                    self.add_listener(listener, identifier, place);
                     return Ok(Listening { listener, address: place.to_string() });
                 }
                 Err(error) => failed = error,
@@ -59,9 +58,20 @@ impl<V: Verbs> Engine<V> {
         })
     }
 
+    pub(super) fn add_listener(&mut self, listener: Listener, identifier: Identifier, place: SocketAddr) {
+        self.listeners.push((listener, identifier, place));
+        self.set_owner(identifier, Some(Owner::Listener(listener)));
+    }
+
+    /// Where a listener listens, unless it was stopped.
+    pub(super) fn listening_at(&self, listener: Listener) -> Option<SocketAddr> {
+        self.listeners.iter().find(|(other, ..)| *other == listener).map(|(.., place)| *place)
+    }
+
     pub(super) fn stop_listening(&mut self, listener: Listener) {
-        if let Some(index) = self.listeners.iter().position(|(other, _)| *other == listener) {
-            let (_, identifier) = self.listeners.swap_remove(index);
+        self.removal.listeners.retain(|(other, _)| *other != listener);
+        if let Some(index) = self.listeners.iter().position(|(other, ..)| *other == listener) {
+            let (_, identifier, _) = self.listeners.swap_remove(index);
             self.set_owner(identifier, None);
             self.verbs.destroy(identifier);
             self.forget_events(identifier);
@@ -472,6 +482,7 @@ impl<V: Verbs> Engine<V> {
             is_short: false,
             unseen: VecDeque::with_capacity(COMPLETIONS_PER_CALL),
             is_broken: false,
+            is_gone: false,
         });
         Ok(self.devices.len() - 1)
     }
@@ -582,18 +593,6 @@ impl<V: Verbs> Engine<V> {
         link.queue.posted(posted.count as u32);
         link.is_last_posted |= posted.count == 1;
         posted.error.map_or(Ok(()), Err)
-    }
-
-    /// A device goes away. Nothing that is posted on it comes back, and whoever removes it waits for this end.
-    fn device_removed(&mut self, identifier: Identifier) {
-        match self.owner(identifier) {
-            Some(Owner::Channel(channel)) => self.end_at_once(channel, removed()),
-            Some(Owner::Listener(listener)) => {
-                self.stop_listening(listener);
-                self.events.push(WireEvent::AcceptFailed { listener, error: removed() });
-            }
-            None => {}
-        }
     }
 
     /// Ends a channel of which nothing that is posted comes back.
@@ -723,10 +722,6 @@ fn rejection(status: i32, reason: &[u8]) -> io::Error {
         _ => format!("nobody accepts RDMA connections there (rejection {status})"),
     };
     io::Error::new(io::ErrorKind::ConnectionRefused, text)
-}
-
-fn removed() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the RDMA device was removed")
 }
 
 fn no_device(error: io::Error) -> io::Error {

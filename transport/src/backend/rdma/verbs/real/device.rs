@@ -111,6 +111,18 @@ impl OpenDevice {
         self.context == context
     }
 
+    pub(super) fn context(&self) -> NonNull<ibv_context> {
+        self.context
+    }
+
+    /// Undoes [`OpenDevice::watch`].
+    pub(super) fn unwatch(&self, watch: &Watch) {
+        // SAFETY: context and channel are open.
+        let (completions, asynchronous) = unsafe { ((*self.channel).fd, self.context.as_ref().async_fd) };
+        watch.remove(completions);
+        watch.remove(asynchronous);
+    }
+
     #[inline]
     pub(super) fn queues(&self) -> &Queues {
         &self.queues
@@ -199,6 +211,22 @@ impl Drop for OpenDevice {
             rdma_free_devices(self.held.0.as_ptr());
         }
     }
+}
+
+/// Has the library look which devices there are, whereupon it closes those that are gone and that nobody holds; says
+/// whether it has this one still.
+pub(super) fn is_kept(context: NonNull<ibv_context>) -> bool {
+    let mut count = 0;
+    // SAFETY: the target is valid.
+    let list = unsafe { rdma_get_devices(&raw mut count) };
+    // No list: there is no device at all any more.
+    let Some(list) = NonNull::new(list) else { return false };
+    // SAFETY: the list has so many entries.
+    let contexts = unsafe { std::slice::from_raw_parts(list.as_ptr(), usize::try_from(count).unwrap_or(0)) };
+    let is_kept = contexts.contains(&context.as_ptr());
+    // SAFETY: the list is not used any more.
+    unsafe { rdma_free_devices(list.as_ptr()) };
+    is_kept
 }
 
 /// What keeps the library from closing a context.

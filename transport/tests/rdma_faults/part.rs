@@ -76,6 +76,11 @@ impl Part {
         assert!(status.success());
     }
 
+    /// At once.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it is there");
+    }
+
     pub(crate) fn is_over(&mut self) -> bool {
         self.process.try_wait().expect("it can be asked").is_some()
     }

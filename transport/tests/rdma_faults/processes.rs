@@ -24,8 +24,8 @@ fn a_peer_that_is_killed_leaves_every_message_accounted_for_and_every_buffer_in_
     pair.until_all_arrived();
     let buffers = pair.sender.stats().pool.buffers_out;
     pair.send_at_once(1_000);
-    (0..3).for_each(|_| pair.turn());
-    part.signal("KILL");
+    pair.turn();
+    part.kill();
     let mut in_doubt = 0;
     pair.until("its session has ended", |pair| {
         let is_over = !pair.sender.parts().1.closed.is_empty();

@@ -46,6 +46,9 @@ use std::time::Duration;
 use table::Table;
 use watch::{Watch, Watched};
 
+/// Identifiers from here on stand for devices. There are never so many others.
+const HOLDERS: u32 = 1 << 31;
+
 /// How often is looked whether the library has let go of a device that was closed. The next device may have the same
 /// context, so that this has to end.
 const LOOKS_MAX: u32 = 600;
@@ -129,6 +132,16 @@ impl RealVerbs {
     #[inline]
     fn open_device(&mut self, device: Device) -> io::Result<&mut OpenDevice> {
         self.devices.get_mut(device.0 as usize).and_then(Option::as_mut).ok_or_else(invalid)
+    }
+
+    /// An identifier that is bound to the device of another one, and stands for it.
+    fn holder(&mut self, identifier: Identifier, device: u32) -> io::Result<Connection> {
+        let mut holder = Connection::create(self.open_channel()?)?;
+        holder.set_number(HOLDERS | device);
+        let connection = self.connection(identifier)?;
+        holder.bind_beside(connection)?;
+        // An address that has moved to another device meanwhile.
+        if holder.context()? == connection.context()? { Ok(holder) } else { Err(invalid()) }
     }
 
     fn place_of(&self, context: NonNull<ibv_context>) -> Option<usize> {
@@ -221,7 +234,8 @@ impl Verbs for RealVerbs {
             Some(place) => place as u32,
             None => {
                 let number = self.devices.len() as u32;
-                self.devices.push(Some(OpenDevice::open(context, sizes, &self.watch, number)?));
+                let holder = self.holder(identifier, number)?;
+                self.devices.push(Some(OpenDevice::open(context, sizes, &self.watch, number, holder)?));
                 number
             }
         };
@@ -229,6 +243,9 @@ impl Verbs for RealVerbs {
     }
 
     fn device_in_use(&mut self, identifier: Identifier) -> Option<Device> {
+        if identifier.0 & HOLDERS != 0 {
+            return Some(Device(identifier.0 & !HOLDERS));
+        }
         let context = self.connection(identifier).and_then(|connection| connection.context()).ok()?;
         self.place_of(context).map(|place| Device(place as u32))
     }

@@ -18,3 +18,4 @@ mod machine;
 mod pair;
 mod part;
 mod processes;
+mod storm;

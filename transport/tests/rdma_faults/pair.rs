@@ -118,6 +118,11 @@ impl Pair {
         self.sender.parts().1.ledger.losses.values().sum()
     }
 
+    pub(crate) fn is_interrupted(&mut self) -> bool {
+        let (core, end) = self.sender.parts();
+        core.is_interrupted(end.connection.expect("there is a session"))
+    }
+
     /// Over which wires the sender's session has gone on, one after the other.
     pub(crate) fn wires(&mut self) -> Vec<String> {
         self.sender.parts().1.ledger.wires.clone()
@@ -125,6 +130,12 @@ impl Pair {
 
     pub(crate) fn stats(&self) -> Vec<DriverStats> {
         self.receiver.iter().chain([&self.sender]).map(Driver::stats).collect()
+    }
+
+    /// Buffers of the sending end that are not in its pool.
+    pub(crate) fn buffers_out(&mut self) -> usize {
+        self.sender.parts().0.pool().reclaim();
+        self.sender.stats().pool.buffers_out
     }
 
     /// Messages that the receiving end is not known to have.

@@ -22,7 +22,7 @@ fn a_peer_that_is_killed_leaves_every_message_accounted_for_and_every_buffer_in_
     pair.connect(&[part.said("address").parse().expect("an address")]);
     pair.send_up_to(500);
     pair.until_all_arrived();
-    let buffers = pair.sender.stats().pool.buffers_out;
+    let buffers = pair.buffers_out();
     pair.send_at_once(1_000);
     pair.turn();
     part.kill();
@@ -45,7 +45,7 @@ fn a_peer_that_is_killed_leaves_every_message_accounted_for_and_every_buffer_in_
     let known = arrived.len() as u64;
     assert!((ledger.arrived..=ledger.sent).contains(&known), "what is known to have arrived has");
     assert!(ledger.ends[0].contains("session"), "it is named: {:?}", ledger.ends);
-    assert_eq!(pair.sender.stats().pool.buffers_out, buffers, "buffers that are out, after and before");
+    assert_eq!(pair.buffers_out(), buffers, "buffers that are out, after and before");
 }
 
 #[test]

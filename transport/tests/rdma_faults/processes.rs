@@ -45,7 +45,9 @@ fn a_peer_that_is_killed_leaves_every_message_accounted_for_and_every_buffer_in_
     let known = arrived.len() as u64;
     assert!((ledger.arrived..=ledger.sent).contains(&known), "what is known to have arrived has");
     assert!(ledger.ends[0].contains("session"), "it is named: {:?}", ledger.ends);
-    assert_eq!(pair.buffers_out(), buffers, "buffers that are out, after and before");
+    // Those that the device may fill are out, before as well.
+    let left = pair.buffers_out();
+    assert!(left <= buffers, "{left} buffers are out, and {buffers} were before");
 }
 
 #[test]

@@ -42,8 +42,7 @@ impl<V: Verbs> Engine<V> {
                 Ok((identifier, place)) => {
                     let listener = Listener(self.listeners_made);
                     self.listeners_made += 1;
-                    self.listeners.push((listener, identifier));
-                    self.set_owner(identifier, Some(Owner::Listener(listener)));
+                    self.add_listener(listener, identifier, place);
                     return Ok(Listening { listener, address: place.to_string() });
                 }
                 Err(error) => failed = error,
@@ -59,9 +58,20 @@ impl<V: Verbs> Engine<V> {
         })
     }
 
+    pub(super) fn add_listener(&mut self, listener: Listener, identifier: Identifier, place: SocketAddr) {
+        self.listeners.push((listener, identifier, place));
+        self.set_owner(identifier, Some(Owner::Listener(listener)));
+    }
+
+    /// Where a listener listens, unless it was stopped.
+    pub(super) fn listening_at(&self, listener: Listener) -> Option<SocketAddr> {
+        self.listeners.iter().find(|(other, ..)| *other == listener).map(|(.., place)| *place)
+    }
+
     pub(super) fn stop_listening(&mut self, listener: Listener) {
-        if let Some(index) = self.listeners.iter().position(|(other, _)| *other == listener) {
-            let (_, identifier) = self.listeners.swap_remove(index);
+        self.removal.listeners.retain(|(other, _)| *other != listener);
+        if let Some(index) = self.listeners.iter().position(|(other, ..)| *other == listener) {
+            let (_, identifier, _) = self.listeners.swap_remove(index);
             self.set_owner(identifier, None);
             self.verbs.destroy(identifier);
             self.forget_events(identifier);
@@ -472,6 +482,7 @@ impl<V: Verbs> Engine<V> {
             is_short: false,
             unseen: VecDeque::with_capacity(COMPLETIONS_PER_CALL),
             is_broken: false,
+            is_gone: false,
         });
         Ok(self.devices.len() - 1)
     }
@@ -546,10 +557,6 @@ impl<V: Verbs> Engine<V> {
         tracing::error!(device = state.limits.name, %error, "an RDMA device cannot be used any more");
         let channels: Vec<Channel> = state.queue_pairs.values().copied().collect();
         for channel in channels {
-            if let Some(State { identifier: Some(identifier), .. }) = self.channels.at(channel) {
-                // So that the peer learns of it, and reads nothing more.
-                let _ = self.verbs.disconnect(*identifier);
-            }
             self.end_at_once(channel, io::Error::other(text.clone()));
         }
     }
@@ -586,18 +593,6 @@ impl<V: Verbs> Engine<V> {
         link.queue.posted(posted.count as u32);
         link.is_last_posted |= posted.count == 1;
         posted.error.map_or(Ok(()), Err)
-    }
-
-    /// A device goes away. Nothing that is posted on it comes back, and whoever removes it waits for this end.
-    fn device_removed(&mut self, identifier: Identifier) {
-        match self.owner(identifier) {
-            Some(Owner::Channel(channel)) => self.end_at_once(channel, removed()),
-            Some(Owner::Listener(listener)) => {
-                self.stop_listening(listener);
-                self.events.push(WireEvent::AcceptFailed { listener, error: removed() });
-            }
-            None => {}
-        }
     }
 
     /// Ends a channel of which nothing that is posted comes back.
@@ -639,16 +634,12 @@ impl<V: Verbs> Engine<V> {
     fn release(&mut self, channel: Channel) {
         let Some(state) = self.channels.at(channel) else { return };
         let (identifier, mut link) = (state.identifier.take(), state.link.take());
-        if let Some(link) = &link {
+        let mut regions = Vec::new();
+        if let Some(link) = &mut link {
             // First, so that none of its completions is handed to a queue pair that gets the same number.
             self.devices[link.device].queue_pairs.remove(&link.queue_pair.number);
             self.take_last_completions(link);
         }
-        // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
-        let regions = link
-            .as_mut()
-            .map(|link| link.one_sided.free(&mut self.devices[link.device], &mut self.verbs))
-            .unwrap_or_default();
         if let Some(identifier) = identifier {
             self.verbs.destroy(identifier);
             self.set_owner(identifier, None);
@@ -729,10 +720,6 @@ fn rejection(status: i32, reason: &[u8]) -> io::Error {
         _ => format!("nobody accepts RDMA connections there (rejection {status})"),
     };
     io::Error::new(io::ErrorKind::ConnectionRefused, text)
-}
-
-fn removed() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the RDMA device was removed")
 }
 
 fn no_device(error: io::Error) -> io::Error {

@@ -5,6 +5,7 @@ use super::credit::{Incoming, Outgoing, Shares};
 use super::memory::{Budget, Memory};
 use super::one_sided::{Sides, Windows};
 use super::receives::Receives;
+use super::removal::Removal;
 use super::sending::{Flight, SendQueue, Sending};
 use super::verbs::{Completion, Device, DeviceLimits, Event, Identifier, Part, QueuePair, Verbs};
 use crate::backend::slots::Slots;
@@ -41,11 +42,12 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) config: RdmaConfig,
     pub(super) budget: Budget,
     pub(super) channels: Slots<State>,
-    pub(super) listeners: Vec<(Listener, Identifier)>,
+    pub(super) listeners: Vec<(Listener, Identifier, SocketAddr)>,
     pub(super) listeners_made: u32,
     /// Whose an identifier is, by its number.
     pub(super) owners: Vec<Option<Owner>>,
     pub(super) devices: Vec<DeviceState>,
+    pub(super) removal: Removal,
     /// What the next poll reports.
     pub(super) events: Vec<WireEvent>,
     /// Channels to look at in the next poll: with something to send, or with credit to tell of.
@@ -54,10 +56,10 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) unsettled: usize,
     /// What the connection manager has told and nobody has looked at.
     pub(super) pending: VecDeque<Event>,
-    /// Channels whose peer has left. They end when what had arrived before is taken.
-    pub(super) leaving: Vec<Channel>,
     /// For what bodies in many pieces are described by; made when the first one is.
     pub(super) tables: Option<Pool>,
+    /// Channels whose peer has left. They end when what had arrived before is taken.
+    pub(super) leaving: Vec<Channel>,
     /// The parts of the sends that are being posted; kept for its memory.
     pub(super) parts: Vec<Part>,
     polls_until_look: u32,
@@ -87,6 +89,8 @@ pub(super) struct DeviceState {
     pub(super) unseen: VecDeque<Completion>,
     /// Its completions cannot be taken any more. It stays so: what was posted on it is never known to be done.
     pub(super) is_broken: bool,
+    /// It goes away, has no channels any more, and is given back at the end of the poll.
+    pub(super) is_gone: bool,
 }
 
 /// One channel.
@@ -155,12 +159,13 @@ impl<V: Verbs> Engine<V> {
             listeners_made: 0,
             owners: Vec::new(),
             devices: Vec::new(),
+            removal: Removal::default(),
             events: Vec::new(),
             busy: Vec::new(),
             unsettled: 0,
             pending: VecDeque::new(),
-            leaving: Vec::new(),
             tables: None,
+            leaving: Vec::new(),
             parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
             polls_until_look: 0,
         }
@@ -173,6 +178,8 @@ impl<V: Verbs> Engine<V> {
         if self.unsettled > 0 || is_thorough || !self.pending.is_empty() {
             self.take_connection_events(pool)?;
             self.polls_until_look = POLLS_UNTIL_LOOK;
+            self.close_gone_devices();
+            self.look_for_devices();
         }
         self.polls_until_look -= 1;
         for device in 0..self.devices.len() {
@@ -194,7 +201,7 @@ impl<V: Verbs> Engine<V> {
         working.try_for_each(|device| self.verbs.arm(device.device))?;
         // Buffers come back on any thread, and wake nobody; nor does a device that has refused a request.
         let is_waiting = !self.busy.is_empty() || self.devices.iter().any(|device| device.is_short);
-        Ok(is_waiting.then_some(SHORT_SLEEP_MAX))
+        Ok(if is_waiting { Some(SHORT_SLEEP_MAX) } else { self.removal.sleep_max() })
     }
 
     fn take_completions(&mut self, device: usize, is_thorough: bool, pool: &mut Pool) -> io::Result<()> {
@@ -226,9 +233,7 @@ impl<V: Verbs> Engine<V> {
         while let Some(channel) = self.leaving.pop() {
             let link = self.channels.at(channel).and_then(|state| state.link.as_ref());
             if let Some(device) = link.map(|link| link.device) {
-                let mut count = 1;
-                while count > 0 {
-                    count = self.fetch_completions(device);
+                while self.fetch_completions(device) > 0 {
                     self.look_at_completions(device, pool)?;
                 }
             }

@@ -149,6 +149,11 @@ impl Memory {
         }
     }
 
+    /// How much it has registered, but for what was registered alone.
+    pub(super) fn pinned_bytes(&self) -> usize {
+        self.registered.values().map(|slab| slab.bytes).sum()
+    }
+
     /// Lets go of slabs that nobody has but this.
     fn forget_abandoned(&mut self, verbs: &mut impl Verbs, budget: &mut Budget) {
         let abandoned: Vec<u64> = self

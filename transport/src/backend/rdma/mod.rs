@@ -15,7 +15,7 @@
 //! - What was sent before a close leaves before it.
 //!
 //! `verbs` is the seam to the device; `engine` the wire over it, with its control path in `control` and its data path
-//! in `data` and, for bodies that their receiver fetches itself, `one_sided`; `credit`, `sending`, `receives` and `memory` are what these keep account of.
+//! in `data` and, for bodies that their receiver fetches itself, `one_sided`; `credit`, `sending`, `receives` and `memory` are what these keep account of; `removal` is for devices that go.
 //!
 //! What it must never know: what a frame or a message is, and what time it is.
 
@@ -39,6 +39,8 @@ mod memory;
 mod one_sided;
 #[cfg(feature = "rdma")]
 mod receives;
+#[cfg(feature = "rdma")]
+mod removal;
 #[cfg(feature = "rdma")]
 mod sending;
 #[cfg(feature = "rdma")]

@@ -12,8 +12,6 @@ const RAW_ADDRESS: &str = "10.0.0.9";
 const PARAMETERS: ConnectParameters =
     ConnectParameters { retry_count: 6, rnr_retry_count: 6, reads_answered: 4, reads_started: 4 };
 
-const READS: ReadsAtOnce = ReadsAtOnce { started: 4, answered: 4 };
-
 /// An end without an engine.
 struct Raw {
     verbs: FakeVerbs,

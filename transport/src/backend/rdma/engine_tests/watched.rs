@@ -112,6 +112,18 @@ impl Verbs for Watched {
         self.verbs.device(identifier, sizes)
     }
 
+    fn device_in_use(&mut self, identifier: Identifier) -> Option<Device> {
+        self.verbs.device_in_use(identifier)
+    }
+
+    fn close_device(&mut self, device: Device) {
+        self.verbs.close_device(device);
+    }
+
+    fn let_go(&mut self) -> bool {
+        self.verbs.let_go()
+    }
+
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32> {
         self.verbs.packet_bytes(identifier)
     }

@@ -370,6 +370,17 @@ pub(super) trait Verbs {
     /// The device of an identifier, made ready in these sizes if it was not used before.
     fn device(&mut self, identifier: Identifier, sizes: &DeviceSizes) -> io::Result<Device>;
 
+    /// The device of an identifier, if it is in use.
+    fn device_in_use(&mut self, identifier: Identifier) -> Option<Device>;
+
+    /// Gives back a device that goes away, with every region and window on it. Its queue pairs are gone; what is posted
+    /// on it does not come back, and the memory of that belongs to the caller again.
+    fn close_device(&mut self, device: Device);
+
+    /// Whoever removes a device waits until no process has it open. Lets go of those that were closed and are gone;
+    /// false if one of them is not yet, and this is to be tried again.
+    fn let_go(&mut self) -> bool;
+
     /// Bytes that the path carries whole: the active MTU of the identifier's port.
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32>;
 

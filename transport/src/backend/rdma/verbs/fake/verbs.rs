@@ -150,6 +150,28 @@ impl Verbs for FakeVerbs {
         self.with_key(identifier, |state, key| state.open_device(key, sizes))
     }
 
+    fn device_in_use(&mut self, identifier: Identifier) -> Option<Device> {
+        self.with(|state, end| {
+            let key = state.key(end, identifier).ok()?;
+            let port = state.connections[&key].port?;
+            let place = state.ends[end].contexts.iter().position(|context| context.port == port)?;
+            Some(Device(place as u32))
+        })
+    }
+
+    fn close_device(&mut self, device: Device) {
+        self.with(|state, end| {
+            let this = &mut state.ends[end];
+            this.contexts[device.0 as usize].receives.clear();
+            this.regions.retain(|_, region| region.device != device.0);
+            this.windows.retain(|_, window| window.device != device.0);
+        });
+    }
+
+    fn let_go(&mut self) -> bool {
+        true
+    }
+
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32> {
         self.with_key(identifier, |state, key| Ok(state.live_port(key)?.kind.packet_bytes))
     }

@@ -70,6 +70,17 @@ impl Connection {
         Ok(bound)
     }
 
+    /// Binds to the address that another one has at this end, at a port of its own, and so to that one's device.
+    pub(super) fn bind_beside(&mut self, other: &Self) -> io::Result<()> {
+        let address = (&raw const other.id().route.addr.src_addr_union).cast();
+        // SAFETY: the library keeps room for any address there, with zeros for none.
+        let mut address = unsafe { RawAddress::read(address) }.ok_or_else(invalid)?;
+        address.set_port(0);
+        let raw = RawAddress::from(&address);
+        // SAFETY: the address is valid; the library copies it.
+        check(unsafe { rdma_bind_addr(self.id.as_ptr(), raw.as_ptr().cast_mut()) })
+    }
+
     pub(super) fn resolve(
         &mut self,
         address: SocketAddr,

@@ -1,11 +1,14 @@
 //! A device that is in use: its domain, its queues, and what it tells.
 //!
 //! The `ibv_context` is the one that `librdmacm` opened, and that all of the process share: queue pairs that it makes
-//! must be on it. It is held by a list of devices (`rdma_get_devices(3)`), or else the library would close it with the
-//! last identifier on a device that was removed, and what was made on it would point nowhere.
+//! must be on it. It is held by an identifier that is bound to the device, or else the library would close it with the
+//! last connection on a device that was removed, and what was made on it would point nowhere. The same identifier is told
+//! when the device is to go, also when there is no connection over it. (A list of devices would hold it, too, and with
+//! it all others: nobody could remove those.)
 
 use super::super::{DeviceLimits, DeviceSizes};
 use super::check::{check_number, check_pointer, make_nonblocking};
+use super::connection::Connection;
 use super::watch::{Watch, Watched};
 use rdma_sys::{
     ibv_ack_async_event, ibv_ack_cq_events, ibv_alloc_pd, ibv_async_event, ibv_comp_channel, ibv_context,
@@ -36,12 +39,13 @@ pub(super) struct Queues {
 pub(super) struct OpenDevice {
     context: NonNull<ibv_context>,
     has_windows: bool,
-    held: Held,
     queues: Queues,
     channel: *mut ibv_comp_channel,
     /// Was the next completion asked for, and its notification not taken yet?
     is_armed: bool,
     unacknowledged: u32,
+    /// Holds the context; dropped after all that is on it.
+    _holder: Connection,
 }
 
 impl OpenDevice {
@@ -50,6 +54,7 @@ impl OpenDevice {
         sizes: &DeviceSizes,
         watch: &Watch,
         number: u32,
+        holder: Connection,
     ) -> io::Result<Self> {
         let limits = limits(context)?;
         if limits.receives_max == 0 {
@@ -58,7 +63,6 @@ impl OpenDevice {
         let mut device = Self {
             context,
             has_windows: limits.windows_max > 0,
-            held: Held::hold(context)?,
             queues: Queues {
                 domain: ptr::null_mut(),
                 completions: ptr::null_mut(),
@@ -67,6 +71,7 @@ impl OpenDevice {
             channel: ptr::null_mut(),
             is_armed: false,
             unacknowledged: 0,
+            _holder: holder,
         };
         // Dropped half done, it destroys what there is.
         device.create_queues(sizes)?;
@@ -109,6 +114,18 @@ impl OpenDevice {
 
     pub(super) fn is_of(&self, context: NonNull<ibv_context>) -> bool {
         self.context == context
+    }
+
+    pub(super) fn context(&self) -> NonNull<ibv_context> {
+        self.context
+    }
+
+    /// Undoes [`OpenDevice::watch`].
+    pub(super) fn unwatch(&self, watch: &Watch) {
+        // SAFETY: context and channel are open.
+        let (completions, asynchronous) = unsafe { ((*self.channel).fd, self.context.as_ref().async_fd) };
+        watch.remove(completions);
+        watch.remove(asynchronous);
     }
 
     #[inline]
@@ -181,8 +198,8 @@ impl Drop for OpenDevice {
         if self.unacknowledged > 0 {
             self.acknowledge();
         }
-        // SAFETY: what there is of them exists, is the device's own, and goes in the opposite order of its making; the
-        // list that holds the context goes last.
+        // SAFETY: what there is of them exists, is the device's own, and goes in the opposite order of its making; what
+        // holds the context goes last, after this.
         unsafe {
             if !receives.is_null() {
                 ibv_destroy_srq(receives);
@@ -196,29 +213,24 @@ impl Drop for OpenDevice {
             if !domain.is_null() {
                 ibv_dealloc_pd(domain);
             }
-            rdma_free_devices(self.held.0.as_ptr());
         }
     }
 }
 
-/// What keeps the library from closing a context.
-struct Held(NonNull<*mut ibv_context>);
-
-impl Held {
-    fn hold(context: NonNull<ibv_context>) -> io::Result<Self> {
-        let mut count = 0;
-        // SAFETY: the target is valid.
-        let list = check_pointer(unsafe { rdma_get_devices(&raw mut count) })?;
-        // SAFETY: the list has so many entries.
-        let contexts =
-            unsafe { std::slice::from_raw_parts(list.as_ptr(), usize::try_from(count).unwrap_or(0)) };
-        if contexts.contains(&context.as_ptr()) {
-            return Ok(Self(list));
-        }
-        // SAFETY: the list is not used any more.
-        unsafe { rdma_free_devices(list.as_ptr()) };
-        Err(io::Error::from_raw_os_error(libc::ENODEV))
-    }
+/// Has the library look which devices there are, whereupon it closes those that are gone and that nobody holds; says
+/// whether it has this one still.
+pub(super) fn is_kept(context: NonNull<ibv_context>) -> bool {
+    let mut count = 0;
+    // SAFETY: the target is valid.
+    let list = unsafe { rdma_get_devices(&raw mut count) };
+    // No list: there is no device at all any more.
+    let Some(list) = NonNull::new(list) else { return false };
+    // SAFETY: the list has so many entries.
+    let contexts = unsafe { std::slice::from_raw_parts(list.as_ptr(), usize::try_from(count).unwrap_or(0)) };
+    let is_kept = contexts.contains(&context.as_ptr());
+    // SAFETY: the list is not used any more.
+    unsafe { rdma_free_devices(list.as_ptr()) };
+    is_kept
 }
 
 pub(super) fn limits(context: NonNull<ibv_context>) -> io::Result<DeviceLimits> {

@@ -40,6 +40,11 @@ impl MemoryRegion {
         self.0.as_ptr()
     }
 
+    pub(super) fn is_of(&self, device: &OpenDevice) -> bool {
+        // SAFETY: it exists until this is dropped.
+        unsafe { self.0.as_ref().pd == device.queues().domain }
+    }
+
     /// Undoes it, or gives it back with the reason: `EBUSY` while a window is open on it.
     pub(super) fn deregister(self) -> Result<(), (Self, io::Error)> {
         // SAFETY: it exists, and is dropped nowhere else if this succeeds.
@@ -80,6 +85,11 @@ impl MemoryWindow {
 
     pub(super) fn as_ptr(&self) -> *mut ibv_mw {
         self.0.as_ptr()
+    }
+
+    pub(super) fn is_of(&self, device: &OpenDevice) -> bool {
+        // SAFETY: it exists until this is dropped.
+        unsafe { self.0.as_ref().pd == device.queues().domain }
     }
 
     /// Gives it back to the device, or here again with the reason.

@@ -36,20 +36,33 @@ use connection::Connection;
 use data::Memory;
 use device::OpenDevice;
 use memory::{MemoryRegion, MemoryWindow};
+use rdma_sys::ibv_context;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 use table::Table;
 use watch::{Watch, Watched};
+
+/// Identifiers from here on stand for devices. There are never so many others.
+const HOLDERS: u32 = 1 << 31;
+
+/// How often is looked whether the library has let go of a device that was closed. The next device may have the same
+/// context, so that this has to end.
+const LOOKS_MAX: u32 = 600;
 
 /// One thread's access to the devices of this machine.
 pub(in crate::backend::rdma) struct RealVerbs {
     connections: Table<Connection>,
     windows: Table<MemoryWindow>,
     regions: Table<MemoryRegion>,
-    devices: Vec<OpenDevice>,
+    /// Those that were closed leave their place.
+    devices: Vec<Option<OpenDevice>>,
+    /// Of devices that were closed because they go away, until the library has let go of them: only compared; and how
+    /// often that is still looked at.
+    departing: Vec<(NonNull<ibv_context>, u32)>,
     /// `None` as long as there is no device, without which the library does not open it.
     channel: Option<EventChannel>,
     watch: Watch,
@@ -68,6 +81,7 @@ impl RealVerbs {
             windows: Table::new(),
             regions: Table::new(),
             devices: Vec::new(),
+            departing: Vec::new(),
             channel: None,
             watch: Watch::new().map_err(RdmaOpenError::System)?,
         };
@@ -117,7 +131,21 @@ impl RealVerbs {
 
     #[inline]
     fn open_device(&mut self, device: Device) -> io::Result<&mut OpenDevice> {
-        self.devices.get_mut(device.0 as usize).ok_or_else(invalid)
+        self.devices.get_mut(device.0 as usize).and_then(Option::as_mut).ok_or_else(invalid)
+    }
+
+    /// An identifier that is bound to the device of another one, and stands for it.
+    fn holder(&mut self, identifier: Identifier, device: u32) -> io::Result<Connection> {
+        let mut holder = Connection::create(self.open_channel()?)?;
+        holder.set_number(HOLDERS | device);
+        let connection = self.connection(identifier)?;
+        holder.bind_beside(connection)?;
+        // An address that has moved to another device meanwhile.
+        if holder.context()? == connection.context()? { Ok(holder) } else { Err(invalid()) }
+    }
+
+    fn place_of(&self, context: NonNull<ibv_context>) -> Option<usize> {
+        self.devices.iter().position(|device| device.as_ref().is_some_and(|device| device.is_of(context)))
     }
 }
 
@@ -181,7 +209,7 @@ impl Verbs for RealVerbs {
             match watched {
                 Watched::Events => has_events = true,
                 Watched::Asynchronous(number) => {
-                    if let Some(device) = self.devices.get(number as usize) {
+                    if let Some(Some(device)) = self.devices.get(number as usize) {
                         device.log_asynchronous();
                     }
                 }
@@ -202,15 +230,40 @@ impl Verbs for RealVerbs {
 
     fn device(&mut self, identifier: Identifier, sizes: &DeviceSizes) -> io::Result<Device> {
         let context = self.connection(identifier)?.context()?;
-        let number = match self.devices.iter().position(|device| device.is_of(context)) {
+        let number = match self.place_of(context) {
             Some(place) => place as u32,
             None => {
                 let number = self.devices.len() as u32;
-                self.devices.push(OpenDevice::open(context, sizes, &self.watch, number)?);
+                let holder = self.holder(identifier, number)?;
+                self.devices.push(Some(OpenDevice::open(context, sizes, &self.watch, number, holder)?));
                 number
             }
         };
         Ok(Device(number))
+    }
+
+    fn device_in_use(&mut self, identifier: Identifier) -> Option<Device> {
+        if identifier.0 & HOLDERS != 0 {
+            return Some(Device(identifier.0 & !HOLDERS));
+        }
+        let context = self.connection(identifier).and_then(|connection| connection.context()).ok()?;
+        self.place_of(context).map(|place| Device(place as u32))
+    }
+
+    fn close_device(&mut self, device: Device) {
+        let Some(device) = self.devices.get_mut(device.0 as usize).and_then(Option::take) else { return };
+        self.departing.push((device.context(), LOOKS_MAX));
+        device.unwatch(&self.watch);
+        self.windows.drop_if(|window| window.is_of(&device));
+        self.regions.drop_if(|region| region.is_of(&device));
+    }
+
+    fn let_go(&mut self) -> bool {
+        self.departing.retain_mut(|(context, looks)| {
+            *looks -= 1;
+            device::is_kept(*context) && *looks > 0
+        });
+        self.departing.is_empty()
     }
 
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32> {
@@ -221,7 +274,8 @@ impl Verbs for RealVerbs {
     fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair> {
         let connection = self.connections.at_mut(identifier.0).ok_or_else(invalid)?;
         let context = connection.context()?;
-        let device = self.devices.iter().find(|device| device.is_of(context)).ok_or_else(invalid)?;
+        let mut devices = self.devices.iter().flatten();
+        let device = devices.find(|device| device.is_of(context)).ok_or_else(invalid)?;
         connection.create_queue_pair(device.queues(), sizes)
     }
 
@@ -296,7 +350,7 @@ impl fmt::Debug for RealVerbs {
             f,
             "RealVerbs({} connections, {} devices)",
             self.connections.things().count(),
-            self.devices.len()
+            self.devices.iter().flatten().count()
         )
     }
 }

@@ -59,6 +59,16 @@ impl<T> Table<T> {
         self.entries.iter().flatten()
     }
 
+    /// Drops those that are so.
+    pub(super) fn drop_if(&mut self, is_so: impl Fn(&T) -> bool) {
+        for (number, entry) in (0..).zip(&mut self.entries) {
+            if entry.as_ref().is_some_and(&is_so) {
+                *entry = None;
+                self.free.push(number);
+            }
+        }
+    }
+
     /// Drops everything.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
@@ -81,6 +91,9 @@ mod tests {
         assert_eq!(table.try_remove(0, |thing| Err((thing, "busy"))), Some(Err("busy")));
         assert_eq!(table.try_remove(0, |_| Ok::<(), (char, ())>(())), Some(Ok(())));
         assert_eq!(table.try_remove(0, |_| Ok::<(), (char, ())>(())), None);
+        table.insert_with(|_| 'e');
+        table.drop_if(|&thing| thing == 'e');
+        assert_eq!((table.things().collect::<String>().as_str(), table.insert_with(|_| 'f')), ("b", 0));
         table.clear();
         assert_eq!(table.at(1), None);
         assert_eq!(table.insert_with(|_| 'd'), 0);

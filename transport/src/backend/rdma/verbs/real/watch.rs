@@ -63,6 +63,14 @@ impl Watch {
         Ok(())
     }
 
+    /// Watches `descriptor` no more.
+    pub(super) fn remove(&self, descriptor: RawFd) {
+        // SAFETY: no event is read where one is taken out. It fails for one that is not watched, and that is as well.
+        unsafe {
+            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, descriptor, std::ptr::null_mut())
+        };
+    }
+
     /// What is ready now.
     pub(super) fn look(&self) -> io::Result<ArrayVec<Watched, READY_MAX>> {
         let mut ready = [libc::epoll_event { events: 0, u64: 0 }; READY_MAX];

@@ -4,6 +4,7 @@
 //! that is understood and not allowed is refused there.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -51,7 +52,11 @@ pub struct RoundtripOptions {
     /// Wire under test.
     #[arg(long, value_enum, default_value = "tcp")]
     pub wire: Wire,
-    /// How the wire is driven.
+    /// With --wire rdma: where broker (or service) and, if it is another address, the others are, as addresses of RDMA
+    /// devices [default: those of this machine's devices].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub rdma_addresses: Vec<IpAddr>,
+    /// How TCP is driven; with --wire rdma only auto, or none.
     #[arg(long, value_enum, default_value = "auto")]
     pub engine: EngineChoice,
     /// Through a broker, or from client to service without one.

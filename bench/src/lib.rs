@@ -39,6 +39,7 @@ pub mod host;
 pub mod payload;
 pub mod placement;
 pub mod plan;
+pub mod rdma;
 pub mod report;
 pub mod roundtrip;
 pub mod statistics;

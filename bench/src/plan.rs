@@ -3,12 +3,13 @@
 //! A [`Plan`] that exists can be carried out as far as its own figures go; whether the machine has the
 //! cores and the addresses answer is seen when it is. Every refusal names value, limit and way out.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
+use underlay::driver::Address;
 
 use crate::cli::{EngineChoice, FloorAddress, RoundtripOptions, Target};
 use crate::error::BenchError;
@@ -46,6 +47,28 @@ const OPEN_WARMUP_S_MAX: f64 = 0.1;
 pub enum Wire {
     /// TCP.
     Tcp,
+    /// RDMA verbs.
+    Rdma,
+}
+
+impl Wire {
+    /// The name, as typed and as reported.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
+        }
+    }
+
+    /// Where something listens on this wire.
+    #[must_use]
+    pub fn at(self, place: impl Into<String>) -> Address {
+        match self {
+            Self::Tcp => Address::tcp(place),
+            Self::Rdma => Address::rdma(place),
+        }
+    }
 }
 
 /// How the wire under test is driven.
@@ -56,6 +79,9 @@ pub enum Engine {
     IoUring,
     /// By epoll.
     Epoll,
+    /// By the verbs of RDMA, the one way for that wire; TCP, which only connects nothing then, by what there is.
+    #[value(skip)]
+    Verbs,
 }
 
 impl Engine {
@@ -65,6 +91,7 @@ impl Engine {
         match self {
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
+            Self::Verbs => "verbs",
         }
     }
 }
@@ -219,6 +246,8 @@ pub struct FloorPlan {
 pub struct Plan {
     /// The wire under test.
     pub wire: Wire,
+    /// Where the ends of a run over RDMA are, one or two addresses; if none, at those of this machine's devices.
+    pub rdma_addresses: Vec<IpAddr>,
     /// Ways of driving it, each a system of its own.
     pub engines: Vec<Engine>,
     /// Whether an engine that the host refuses is left out, instead of ending the run.
@@ -272,7 +301,8 @@ impl Plan {
         check_elsewhere(options)?;
         check_targets(options)?;
         let floors = floors(options)?;
-        check_spinning(options, &floors)?;
+        let engines = engines(options)?;
+        check_spinning(options, engines.len() * options.driver.drivers().len() + floors.len())?;
         let warmup_per_round = match &pace {
             Pace::Closed { .. } => options.warmup,
             Pace::Open(schedule) => options
@@ -282,7 +312,8 @@ impl Plan {
         };
         Ok(Self {
             wire: options.wire,
-            engines: options.engine.engines().to_vec(),
+            rdma_addresses: options.rdma_addresses.clone(),
+            engines,
             may_skip_engines: options.engine == EngineChoice::Auto,
             drivers: options.driver.drivers().to_vec(),
             wait: options.wait,
@@ -343,6 +374,34 @@ pub fn new_histogram() -> Histogram<u64> {
 /// Records a round-trip time; one beyond the histogram's range counts as its highest value.
 pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
     histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+}
+
+/// The ways of driving the wire, and whether what is said of it suits it.
+fn engines(options: &RoundtripOptions) -> Result<Vec<Engine>, BenchError> {
+    let given = &options.rdma_addresses;
+    match (options.wire, options.engine) {
+        (Wire::Tcp, _) if !given.is_empty() => Err(BenchError::refuse(
+            "rdma-addresses",
+            given[0],
+            "has no meaning without --wire rdma",
+            "add it, or leave the addresses out",
+        )),
+        (Wire::Rdma, _) if given.len() > 2 => Err(BenchError::refuse(
+            "rdma-addresses",
+            given[2],
+            "is one too many: a run has two ends",
+            "name where the broker is, and then from where the others connect",
+        )),
+        (Wire::Tcp, engine) => Ok(engine.engines().to_vec()),
+        (Wire::Rdma, EngineChoice::Auto) => Ok(vec![Engine::Verbs]),
+        (Wire::Rdma, EngineChoice::None) => Ok(Vec::new()),
+        (Wire::Rdma, engine) => Err(BenchError::refuse(
+            "engine",
+            engine.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned()),
+            "drives TCP, and this run is over --wire rdma, which is driven by verbs",
+            "leave it out",
+        )),
+    }
 }
 
 fn pace(options: &RoundtripOptions) -> Result<Pace, BenchError> {
@@ -457,8 +516,7 @@ fn check_targets(options: &RoundtripOptions) -> Result<(), BenchError> {
 }
 
 /// Systems stay up while the others have their turn, which is fair only if they sleep then.
-fn check_spinning(options: &RoundtripOptions, floors: &[FloorPlan]) -> Result<(), BenchError> {
-    let systems = options.engine.engines().len() * options.driver.drivers().len() + floors.len();
+fn check_spinning(options: &RoundtripOptions, systems: usize) -> Result<(), BenchError> {
     if options.wait != Wait::Spin || systems <= 1 {
         return Ok(());
     }

@@ -16,7 +16,8 @@ use crate::error::BenchError;
 use crate::floor::FloorSubject;
 use crate::host::{Host, SkippedEngine};
 use crate::placement::{Layout, cores_allowed};
-use crate::plan::{Pace, Plan, RoundPlan, new_histogram};
+use crate::plan::{Pace, Plan, RoundPlan, Wire, new_histogram};
+use crate::rdma::RdmaEnds;
 use crate::report::json::{Document, Percentiles, Run};
 use crate::report::progress::Progress;
 use crate::report::ratios;
@@ -33,6 +34,8 @@ pub struct Setting<'a> {
     pub plan: &'a Plan,
     /// Where each role belongs; the calling thread is there already, as the client.
     pub layout: Layout,
+    /// Where the ends are, if the run is over RDMA.
+    pub rdma: Option<RdmaEnds>,
     /// This program, to be started again as relay or service.
     pub program: PathBuf,
 }
@@ -44,7 +47,7 @@ pub type Opener<'a> = dyn Fn(&Setting<'_>) -> Result<Vec<Box<dyn Subject>>, Benc
 /// Carries a plan out with the systems that `open` gives and the plan's floors.
 ///
 /// # Errors
-/// The host refuses an engine that was asked for by name. The first failure of any system ends the run: figures with gaps in them compare nothing.
+/// The host refuses an engine that was asked for by name, or has no RDMA. The first failure of any system ends the run: figures with gaps in them compare nothing.
 pub fn run(plan: &Plan, open: &Opener<'_>) -> Result<Document, BenchError> {
     let mut host = Host::inspect();
     let (plan, skipped) = plan.fitted(host.io_uring_refusal())?;
@@ -53,6 +56,8 @@ pub fn run(plan: &Plan, open: &Opener<'_>) -> Result<Document, BenchError> {
         eprintln!("SKIPPED {engine}: {reason}");
     }
     host.skipped_engines = skipped;
+    let over_rdma = plan.wire == Wire::Rdma && !plan.engines.is_empty();
+    let rdma = over_rdma.then(|| RdmaEnds::find(&plan.rdma_addresses)).transpose()?;
     let program = std::env::current_exe().map_err(BenchError::io("find this program's own file"))?;
     let allowed = cores_allowed();
     // Layouts first: a placement that this machine cannot have is refused before anything is measured.
@@ -67,7 +72,7 @@ pub fn run(plan: &Plan, open: &Opener<'_>) -> Result<Document, BenchError> {
     let mut runs = Vec::new();
     for layout in layouts {
         let _pinned = layout.enter(Role::Client)?;
-        let setting = Setting { plan, layout, program: program.clone() };
+        let setting = Setting { plan, layout, rdma, program: program.clone() };
         runs.extend(run_placement(&setting, open)?);
     }
     Ok(ratios::document(plan, host, runs))

@@ -13,6 +13,6 @@ pub mod config;
 mod nearest;
 mod server;
 
-pub use broker::{Broker, BrokerStats, Control, QueueStats};
+pub use broker::{Broker, BrokerStats, Control, ListenerFallback, QueueStats};
 pub use config::{Config, ConfigError};
 pub use server::{Server, StartError};

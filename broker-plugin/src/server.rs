@@ -1,7 +1,7 @@
 //! A broker on a driver of its own, listening.
 
 use crate::broker::{self, Broker, Control};
-use crate::config::Config;
+use crate::config::{Config, Fallback, ListenerSettings, Transport};
 use std::io;
 use thiserror::Error;
 use underlay::backend::tcp::Engine;
@@ -34,6 +34,18 @@ pub enum StartError {
         #[source]
         error: ListenError,
     },
+    /// This machine has no RDMA for a listener, or none at its address.
+    #[error(
+        "listener[{index}]: {error}. To listen by TCP at the same address while that is so, give the listener \
+         fallback = \"tcp\""
+    )]
+    NoRdma {
+        /// Which one, from 0, in the order of the configuration.
+        index: usize,
+        /// What is missing, and what to do.
+        #[source]
+        error: ListenError,
+    },
     /// The kernel gave no random numbers.
     #[error("the kernel gave no random numbers for the broker's identity: {0}")]
     Random(String),
@@ -50,9 +62,13 @@ impl Server {
         let mut addresses = Vec::new();
         for (index, address) in config.addresses().iter().enumerate() {
             let (core, broker) = driver.parts();
-            let (listener, actual) =
-                core.listen(address).map_err(|error| StartError::Listen { index, error })?;
-            broker.owns_listener(actual.clone(), listener);
+            let actual = match core.listen(address) {
+                Ok((listener, actual)) => {
+                    broker.owns_listener(actual.clone(), listener);
+                    actual
+                }
+                Err(error) => fall_back(config, index, error, core, broker)?,
+            };
             addresses.push(actual);
         }
         Ok(Self { driver, addresses })
@@ -66,11 +82,19 @@ impl Server {
     /// A line for each listener: where, and for TCP on which engine and why.
     pub fn listening(&mut self) -> Vec<String> {
         let engine = engine(self.driver.parts().0);
-        let line = |address: &Address| match address.wire() {
-            WireKind::Tcp => format!("listening on {address} ({engine})"),
-            _ => format!("listening on {address}"),
+        let fallbacks = self.driver.parts().1.stats().fallbacks;
+        let line = |(index, address): (usize, &Address)| {
+            let fallback = fallbacks.iter().find(|fallback| fallback.listener == index);
+            match (address.wire(), fallback) {
+                (WireKind::Tcp, None) => format!("listening on {address} ({engine})"),
+                (_, None) => format!("listening on {address}"),
+                (_, Some(fallback)) => {
+                    let broker::ListenerFallback { missing, reason, .. } = fallback;
+                    format!("listening on {address} ({engine}), in place of {missing}: {reason}")
+                }
+            }
         };
-        self.addresses.iter().map(line).collect()
+        self.addresses.iter().enumerate().map(line).collect()
     }
 
     /// By which other threads stop it.
@@ -97,6 +121,43 @@ impl Server {
         let driver = self.driver.stats();
         broker::report(&driver, &self.driver.parts().1.stats())
     }
+}
+
+/// Has a listener whose wire is missing listen by TCP at the same address, if it may; says where.
+fn fall_back(
+    config: &Config,
+    index: usize,
+    error: ListenError,
+    core: &mut Core,
+    broker: &mut Broker,
+) -> Result<Address, StartError> {
+    let listeners = &config.settings().listener;
+    let listener = &listeners[index];
+    let ListenError::NoWire { wire: missing, reason, .. } = &error else {
+        return Err(StartError::Listen { index, error });
+    };
+    if listener.fallback != Some(Fallback::Tcp) {
+        return Err(StartError::NoRdma { index, error });
+    }
+    let wanted = Address::tcp(&listener.address);
+    // One that listens there anyway is all that it takes.
+    let has_twin = |other: &ListenerSettings| {
+        other.transport == Transport::Tcp && other.address == listener.address && !has_any_port(other)
+    };
+    let actual = if listeners.iter().any(has_twin) {
+        wanted
+    } else {
+        let (listener, actual) = core.listen(&wanted).map_err(|error| StartError::Listen { index, error })?;
+        broker.owns_listener(actual.clone(), listener);
+        actual
+    };
+    broker.falls_back(index, *missing, actual.clone(), reason.clone());
+    Ok(actual)
+}
+
+/// The system chooses its port, so no other listener has the same.
+fn has_any_port(listener: &ListenerSettings) -> bool {
+    listener.address.ends_with(":0")
 }
 
 fn engine(core: &Core) -> String {

@@ -1,12 +1,13 @@
 //! What a configuration may be, and what is said about one that cannot work.
 
 use std::path::Path;
+use underlay::backend::rdma::RdmaConfig;
 use underlay::connection::ConnectionConfig;
 use underlay::session::SessionConfig;
 use underlay_broker::Config;
 use underlay_broker::config::{
     Allowed, BindingSettings, ExchangeSettings, ExchangeType, LimitSettings, ListenerSettings, OPTIONS,
-    PoolBudget, QueueSettings, Settings,
+    PoolBudget, QueueSettings, RdmaSettings, Settings,
 };
 
 const LEAST: &str = "[[listener]]\ntransport = \"tcp\"\naddress = \"127.0.0.1:0\"\n[[queue]]\nname = \"q\"\n";
@@ -40,7 +41,7 @@ fn the_example_is_right_and_names_every_option() {
         let mut at = Some(toml::Value::Table(table.clone()));
         for key in rule.section.split('.').chain([rule.key]) {
             at = at.and_then(|value| match value {
-                toml::Value::Array(list) => list.first().and_then(|first| first.get(key)).cloned(),
+                toml::Value::Array(list) => list.iter().find_map(|entry| entry.get(key)).cloned(),
                 value => value.get(key).cloned(),
             });
         }
@@ -56,6 +57,9 @@ fn the_example_shows_the_defaults() {
     let mut broker = settings.broker.clone();
     broker.pool_bytes_max = None;
     assert_eq!(broker, Settings::default().broker);
+    let mut rdma = settings.rdma.clone();
+    rdma.device = None;
+    assert_eq!(rdma, RdmaSettings::default());
     assert_eq!(settings.queue[0], QueueSettings::named("orders"));
 }
 
@@ -168,9 +172,41 @@ fn every_fault_names_its_place_its_value_and_what_is_allowed() {
             "broker.toml:1:1: listener[0].address = (nothing): it is missing; allowed: host:port",
         ),
         (
-            "[[listener]]\ntransport = \"rdma\"\naddress = \"x\"\n",
-            "broker.toml:2:13: listener[0].transport = \"rdma\": unknown variant `rdma`; allowed: one of [\"tcp\", \
-             \"inproc\"]",
+            "[[listener]]\ntransport = \"udp\"\naddress = \"x\"\n",
+            "broker.toml:2:13: listener[0].transport = \"udp\": unknown variant `udp`; allowed: one of [\"tcp\", \
+             \"rdma\", \"inproc\"]",
+        ),
+        (
+            "[[listener]]\ntransport = \"rdma\"\naddress = \"10.0.0.5\"\n",
+            "broker.toml:3:11: listener[0].address = \"10.0.0.5\": the port is missing; allowed: host:port",
+        ),
+        (
+            "[[listener]]\ntransport = \"rdma\"\naddress = \"10.0.0.5:1\"\nfallback = \"shm\"\n",
+            "broker.toml:4:12: listener[0].fallback = \"shm\": unknown variant `shm`; allowed: one of [\"tcp\"]",
+        ),
+        (
+            "[[listener]]\ntransport = \"inproc\"\naddress = \"b\"\nfallback = \"tcp\"\n",
+            "broker.toml:4:12: listener[0].fallback = Tcp: a listener on inproc needs none; allowed: it with transport \
+             = \"rdma\" only",
+        ),
+        (
+            "[[listener]]\ntransport = \"rdma\"\naddress = \"a:1\"\n[[listener]]\ntransport = \"rdma\"\naddress = \
+             \"a:1\"\n",
+            "broker.toml:6:11: listener[1].address = \"a:1\": another listener has it already; allowed: an address",
+        ),
+        (
+            "[[listener]]\ntransport = \"rdma\"\naddress = \"a:1\"\nfallback = \"tcp\"\nengine = \"epoll\"\n",
+            "broker.toml:6:1: listener[1].engine = Auto (default): the listener at 'a:1' asks for Epoll; both",
+        ),
+        // The rdma wire.
+        (
+            "[rdma]\ndevice = \"\"\n",
+            "broker.toml:2:10: rdma.device = \"\": no name for a device; allowed: the name of a device, as ibv_devices",
+        ),
+        (
+            "[rdma]\nwindow_max = 64\nreceive_slots_max = 63\n",
+            "broker.toml:3:21: rdma.receive_slots_max = 63: one connection's window_max = 64 would not fit; allowed: 64 \
+             or more, or a smaller window_max",
         ),
         (
             "[[listener]]\ntransport = \"inproc\"\naddress = \"x\"\n[[listener]]\ntransport = \"inproc\"\naddress = \
@@ -179,7 +215,7 @@ fn every_fault_names_its_place_its_value_and_what_is_allowed() {
         ),
         (
             "[[listener]]\ntransport = \"tcp\"\naddress = \"[::1]:0\"\nengine = \"epoll\"\n",
-            "broker.toml:5:1: listener[1].engine = Auto (default): the tcp listener at '[::1]:0' asks for Epoll; both",
+            "broker.toml:5:1: listener[1].engine = Auto (default): the listener at '[::1]:0' asks for Epoll; both",
         ),
         // Queues.
         (
@@ -291,6 +327,51 @@ fn the_pools_budget_is_the_sum_of_its_terms_unless_it_is_given() {
     assert_eq!(PoolBudget::of(&given).bytes_max(), 8 << 20);
     assert_eq!(PoolBudget::of(&given).shortfall(), Some(8 << 20));
     assert!(PoolBudget::of(&given).to_string().contains("8.0 MiB  is what pool_bytes_max allows"));
+}
+
+#[test]
+fn what_is_said_of_the_rdma_wire_is_what_its_driver_does() {
+    let rdma = "[rdma]\ndevice = \"rxe0\"\npinned_bytes_max = 2097152\nreceive_slots_max = 128\nwindow_max = 32\n\
+                sends_max = 64\ninline_bytes = 128\nretry_count = 3\nreceiver_not_ready_retry_count = 0\n";
+    let listener = "[[listener]]\ntransport = \"rdma\"\naddress = \"10.0.0.5:5700\"\nfallback = \"tcp\"\n";
+    let config = parse(&format!("[broker]\nbacklog = 7\n{rdma}{listener}{LEAST}")).unwrap();
+    let expected = RdmaConfig {
+        device: Some("rxe0".to_owned()),
+        pinned_bytes_max: 2 << 20,
+        receive_slots_max: 128,
+        window_max: 32,
+        sends_max: 64,
+        inline_bytes: 128,
+        retry_count: 3,
+        receiver_not_ready_retry_count: 0,
+        backlog: 7,
+        ..RdmaConfig::default()
+    };
+    assert_eq!(config.driver_config().rdma, expected);
+    expected.validate().unwrap();
+    assert_eq!(config.addresses()[0].to_string(), "rdma://10.0.0.5:5700");
+    assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
+    let terms = PoolBudget::of(&config);
+    let receives = terms.terms().iter().find(|term| term.name == "rdma receive requests").unwrap();
+    assert_eq!(receives.bytes, 128 * 17 * 1024);
+    assert!(PoolBudget::of(&parse(LEAST).unwrap()).terms().iter().all(|term| !term.name.contains("rdma")));
+}
+
+/// What the options allow, the wire allows.
+#[test]
+fn every_bound_of_an_rdma_option_is_one_that_the_wire_takes() {
+    let mut checked = 0;
+    for rule in OPTIONS.iter().filter(|rule| rule.section == "rdma") {
+        let Allowed::Number { min, max, .. } = rule.allowed else { continue };
+        for value in [min, max] {
+            let window = if rule.key == "receive_slots_max" { "window_max = 8\n" } else { "" };
+            let slots = if rule.key == "window_max" { "receive_slots_max = 2048\n" } else { "" };
+            let config = parse(&format!("[rdma]\n{} = {value}\n{window}{slots}{LEAST}", rule.key)).unwrap();
+            config.driver_config().rdma.validate().unwrap();
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 14);
 }
 
 #[test]

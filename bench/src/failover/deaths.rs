@@ -8,6 +8,7 @@ use super::report::Case;
 use super::{Setting, outage_case, say};
 use crate::child::ChildProcess;
 use crate::error::BenchError;
+use crate::plan::Wire;
 use crate::subject::Role;
 use crate::underlay::broker::{ANY_PORT, Configuration, start_broker};
 use crate::underlay::unexpected;
@@ -62,7 +63,7 @@ pub(super) struct Broker {
 impl Broker {
     pub(super) fn start(setting: &Setting<'_>, address: &str) -> Result<Self, BenchError> {
         let options = setting.options;
-        let configuration = Configuration::write(address, options.engine, options.wait)?;
+        let configuration = Configuration::write(Wire::Tcp, address, options.engine, options.wait)?;
         let (process, place) = start_broker(&setting.program, &setting.layout, &configuration)?;
         Ok(Self { process, place, _configuration: configuration })
     }

@@ -65,6 +65,14 @@ fn refusals_name_value_limit_and_way_out() {
         (&["--wait", "spin", "--engine", "epoll", "--floor"], &["--wait spin", "3 systems", "no --floor"]),
         (&["--wait", "spin", "--engine", "epoll", "--driver", "both"], &["--wait spin", "one --driver"]),
         (&["--target", "1.3,64k"], &["64k"]),
+        (&["--rdma-addresses", "10.0.0.1"], &["--rdma-addresses 10.0.0.1", "add it"]),
+        (&["--wire", "rdma", "--engine", "io_uring"], &["--engine io_uring", "drives TCP", "leave it out"]),
+        (
+            &["--wire", "rdma", "--rdma-addresses", "10.0.0.1,10.0.0.2,10.0.0.3"],
+            &["--rdma-addresses 10.0.0.3", "two ends", "from where the others connect"],
+        ),
+        (&["--wire", "rdma", "--rdma-addresses", "rxe0"], &["rxe0", "--rdma-addresses"]),
+        (&["--wire", "rdma", "--wait", "spin", "--floor"], &["--wait spin", "3 systems"]),
     ];
     for (arguments, wanted) in cases {
         let error = plan(arguments).expect_err(&format!("{arguments:?} was accepted"));
@@ -72,6 +80,18 @@ fn refusals_name_value_limit_and_way_out() {
             assert!(error.contains(part), "{arguments:?}: {part:?} is missing in: {error}");
         }
     }
+}
+
+#[test]
+fn rdma_is_one_system_driven_by_verbs() {
+    let plan_of =
+        plan(&["--wire", "rdma", "--rdma-addresses", "10.77.0.1,fd77::2", "--driver", "both"]).unwrap();
+    assert_eq!((plan_of.wire, &plan_of.engines[..]), (Wire::Rdma, &[Engine::Verbs][..]));
+    assert_eq!(plan_of.rdma_addresses.len(), 2);
+    let (fitted, skipped) = plan_of.fitted(REFUSED).unwrap();
+    assert_eq!((fitted.engines, skipped), (vec![Engine::Verbs], Vec::new()), "io_uring has no part in it");
+    assert!(plan(&["--wire", "rdma", "--engine", "none", "--floor"]).unwrap().engines.is_empty());
+    assert!(plan(&["--engine", "verbs"]).is_err(), "no way of driving TCP");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::unexpected;
 use crate::child::ChildProcess;
 use crate::error::BenchError;
 use crate::placement::Layout;
-use crate::plan::Wait;
+use crate::plan::{Wait, Wire};
 use crate::subject::Role;
 
 /// Where a broker listens that may listen anywhere.
@@ -40,7 +40,7 @@ pub(crate) fn start_broker(
         command.env("RUST_LOG", "warn");
     }
     let (broker, line) = ChildProcess::start(command, Role::Broker, layout)?;
-    let place = line.split_once("tcp://").map(|(_, rest)| rest.split(' ').next().unwrap_or(rest));
+    let place = line.split_once("://").map(|(_, rest)| rest.split(' ').next().unwrap_or(rest));
     let place = place.map(str::to_owned).ok_or_else(|| unexpected("underlay-broker", &line))?;
     Ok((broker, place))
 }
@@ -51,8 +51,9 @@ pub(crate) struct Configuration {
 }
 
 impl Configuration {
-    /// Of a broker at `address` with the one queue of a run.
+    /// Of a broker at `address` of this wire with the one queue of a run.
     pub(crate) fn write(
+        wire: Wire,
         address: &str,
         engine: impl Into<EngineChoice>,
         wait: Wait,
@@ -62,10 +63,11 @@ impl Configuration {
         let file =
             std::env::temp_dir().join(format!("underlay-bench-{}-{random:016x}.toml", std::process::id()));
         let text = format!(
-            "[broker]\nname = \"bench\"\nwait = \"{}\"\n\n[[listener]]\ntransport = \"tcp\"\n\
+            "[broker]\nname = \"bench\"\nwait = \"{}\"\n\n[[listener]]\ntransport = \"{}\"\n\
              address = \"{address}\"\nengine = \"{}\"\n\n[[queue]]\nname = \"{}\"\n\n\
              [limits]\nidle_timeout_ms = {}\n",
             wait.name(),
+            wire.name(),
             engine_name(engine.into()),
             super::DESTINATION,
             super::IDLE_TIMEOUT_MS,
@@ -103,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_configuration_is_valid_has_a_name_of_its_own_and_is_gone_with_its_run() {
-        let of = |engine| Configuration::write(ANY_PORT, engine, Wait::Adaptive).unwrap();
+        let of = |engine| Configuration::write(Wire::Tcp, ANY_PORT, engine, Wait::Adaptive).unwrap();
         let (one, other) = (of(Engine::Epoll), of(Engine::Epoll));
         assert_ne!(one.file, other.file);
         let config = underlay_broker::Config::read(&one.file).unwrap();

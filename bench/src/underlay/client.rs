@@ -1,6 +1,7 @@
 //! The client of a run: sends requests at a pace, checks replies, takes times.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -40,14 +41,17 @@ struct InFlight {
 }
 
 impl BenchClient {
-    /// Connects to the broker or service at `address`, to send in the way that `plan` says.
+    /// Connects to the broker or service at `address`, over RDMA from `source` if it is given, to send in the way that
+    /// `plan` says.
     pub(super) fn connect(
         address: &Address,
+        source: Option<IpAddr>,
         engine: Engine,
         driver: Driver,
         plan: &Plan,
     ) -> Result<Self, BenchError> {
-        let config = ClientConfig { driver: driver_config(engine, plan.wait), ..ClientConfig::default() };
+        let mut config = ClientConfig { driver: driver_config(engine, plan.wait), ..ClientConfig::default() };
+        config.driver.rdma.source = source;
         let destination = plan.destination.as_deref().unwrap_or(DESTINATION).to_owned();
         let connected = match driver {
             Driver::Own => Client::connect(address, config).map(|client| End::Own(Box::new(client))),

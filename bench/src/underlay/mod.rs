@@ -58,6 +58,7 @@ impl From<Engine> for EngineChoice {
         match engine {
             Engine::IoUring => Self::IoUring,
             Engine::Epoll => Self::Epoll,
+            Engine::Verbs => Self::Auto,
         }
     }
 }

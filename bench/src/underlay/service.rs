@@ -1,16 +1,18 @@
 //! The service of a run: answers each request with its own body.
 
 use std::io::Write;
+use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 use underlay::backend::tcp::EngineChoice;
 use underlay::driver::Address;
 use underlay::rpc::{Service, ServiceConfig};
 
+use super::broker::ANY_PORT;
 use super::{DESTINATION, driver_config, failed};
 use crate::child::exit_when_orphaned;
 use crate::error::BenchError;
-use crate::plan::Wait;
+use crate::plan::{Wait, Wire};
 
 /// Options of `service`.
 #[derive(Debug, Clone, Args)]
@@ -27,7 +29,13 @@ pub struct EchoOptions {
     /// Address to listen at, without a broker; port 0 takes any free one.
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
-    /// How the wire is driven.
+    /// The wire to connect or listen on.
+    #[arg(long, value_enum, default_value = "tcp")]
+    pub wire: Wire,
+    /// With --wire rdma: the address of an RDMA device to connect from [default: as the routing table says].
+    #[arg(long, value_name = "ADDRESS", requires = "connect")]
+    pub rdma_source: Option<IpAddr>,
+    /// How TCP is driven.
     #[arg(long, value_enum, default_value = "auto")]
     pub engine: ServiceEngine,
     /// How to wait.
@@ -94,15 +102,16 @@ pub fn run(options: &EchoOptions) -> Result<(), BenchError> {
     if options.exit_with_stdin {
         exit_when_orphaned()?;
     }
-    let config =
+    let mut config =
         ServiceConfig { driver: driver_config(options.engine, options.wait), ..ServiceConfig::default() };
+    config.driver.rdma.source = options.rdma_source;
     let echo = |request: &mut underlay::rpc::Request<'_>| Ok(request.take_body());
-    let brokers: Vec<Address> = options.connect.iter().map(Address::tcp).collect();
+    let brokers: Vec<Address> = options.connect.iter().map(|place| options.wire.at(place)).collect();
     let opened = match brokers.first() {
         Some(first) => Service::connect_any(&brokers, &options.destination, config, echo)
             .map(|service| (service, first.clone())),
         None => {
-            let address = Address::tcp(options.listen.as_deref().unwrap_or("127.0.0.1:0"));
+            let address = options.wire.at(options.listen.as_deref().unwrap_or(ANY_PORT));
             Service::listen(&address, &options.destination, config, echo)
         }
     };

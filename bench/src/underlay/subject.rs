@@ -1,21 +1,22 @@
 //! One engine and one way of polling, as a subject: its processes and its client.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use hdrhistogram::Histogram;
-use underlay::driver::Address;
 
 use super::broker::{ANY_PORT, Configuration, start_broker};
 use super::client::BenchClient;
 use super::unexpected;
 use crate::child::ChildProcess;
 use crate::error::BenchError;
-use crate::plan::{Driver, Engine, RoundPlan, Topology};
+use crate::plan::{Driver, Engine, RoundPlan, Topology, Wire};
 use crate::roundtrip::Setting;
 use crate::subject::{Description, Pid, Role, RoundOutcome, Subject, System};
 
 /// The system under test in one configuration.
 pub(super) struct UnderlaySubject {
+    wire: Wire,
     engine: Engine,
     driver: Driver,
     client: BenchClient,
@@ -28,11 +29,12 @@ impl UnderlaySubject {
     pub(super) fn open(setting: &Setting<'_>, engine: Engine, driver: Driver) -> Result<Self, BenchError> {
         let mut children = Vec::new();
         let mut configuration = None;
+        let wire = setting.plan.wire;
         let address = match (setting.plan.connect, setting.plan.topology) {
             (Some(address), _) => address.to_string(),
             (None, Topology::Direct) => start_service(setting, engine, None, &mut children)?,
             (None, Topology::Broker) => {
-                let written = Configuration::write(ANY_PORT, engine, setting.plan.wait)?;
+                let written = Configuration::write(wire, &any_port(setting), engine, setting.plan.wait)?;
                 let (broker, place) = start_broker(&setting.program, &setting.layout, &written)?;
                 children.push(broker);
                 configuration = Some(written);
@@ -40,8 +42,9 @@ impl UnderlaySubject {
                 place
             }
         };
-        let client = BenchClient::connect(&Address::tcp(address), engine, driver, setting.plan)?;
-        Ok(Self { engine, driver, client, children, _configuration: configuration })
+        let source = setting.rdma.and_then(|ends| ends.connecting);
+        let client = BenchClient::connect(&wire.at(address), source, engine, driver, setting.plan)?;
+        Ok(Self { wire, engine, driver, client, children, _configuration: configuration })
     }
 }
 
@@ -49,7 +52,7 @@ impl Subject for UnderlaySubject {
     fn describe(&self) -> Description {
         Description {
             system: System::Underlay,
-            wire: "tcp".to_owned(),
+            wire: self.wire.name().to_owned(),
             engine: self.engine.name().to_owned(),
             driver: Some(self.driver.name().to_owned()),
         }
@@ -73,6 +76,11 @@ impl Subject for UnderlaySubject {
     }
 }
 
+/// Where something is to listen at any port: on loopback, or at the address of an RDMA device.
+fn any_port(setting: &Setting<'_>) -> String {
+    setting.rdma.map_or_else(|| ANY_PORT.to_owned(), |ends| SocketAddr::new(ends.listening, 0).to_string())
+}
+
 /// Starts the service and returns where it listens, if it does.
 fn start_service(
     setting: &Setting<'_>,
@@ -81,12 +89,18 @@ fn start_service(
     children: &mut Vec<ChildProcess>,
 ) -> Result<String, BenchError> {
     let mut command = Command::new(&setting.program);
-    command.args(["service", "--exit-with-stdin", "--engine", engine.name()]);
+    command.args(["service", "--exit-with-stdin", "--wire", setting.plan.wire.name()]);
     command.args(["--wait", setting.plan.wait.name()]);
+    if engine != Engine::Verbs {
+        command.args(["--engine", engine.name()]);
+    }
     match broker {
         Some(broker) => command.args(["--connect", broker]),
-        None => command.args(["--listen", "127.0.0.1:0"]),
+        None => command.args(["--listen", &any_port(setting)]),
     };
+    if let Some(source) = setting.rdma.and_then(|ends| ends.connecting).filter(|_| broker.is_some()) {
+        command.args(["--rdma-source", &source.to_string()]);
+    }
     let (service, line) = ChildProcess::start(command, Role::Service, &setting.layout)?;
     children.push(service);
     line.strip_prefix("ready ").map(str::to_owned).ok_or_else(|| unexpected("service", &line))

@@ -35,7 +35,7 @@ mod unsettled;
 
 pub use control::Control;
 pub(crate) use stats::report;
-pub use stats::{BrokerStats, QueueStats};
+pub use stats::{BrokerStats, ListenerFallback, QueueStats};
 
 use crate::config::Config;
 use addresses::Addresses;
@@ -47,7 +47,7 @@ use settlement::Ending;
 use std::sync::mpsc;
 use std::time::Duration;
 use tables::{LinkUse, Peers, Slab};
-use underlay::backend::Listener;
+use underlay::backend::{Listener, WireKind};
 use underlay::connection::{AttachRequest, CloseReason};
 use underlay::driver::{Address, ConnectionId, Core, DetachedByPeer, Handler, Resumed, Settled};
 use underlay::message::Message;
@@ -126,6 +126,19 @@ impl Broker {
     /// Says that this listener is the broker's to stop when it is told to shut down.
     pub fn owns_listener(&mut self, address: Address, listener: Listener) {
         self.listeners.push((address, listener));
+    }
+
+    /// Says that this listener of the configuration is on another wire than it was to be. That is logged, and part of
+    /// the broker's figures from now on.
+    pub(crate) fn falls_back(
+        &mut self,
+        listener: usize,
+        missing: WireKind,
+        address: Address,
+        reason: String,
+    ) {
+        tracing::warn!(listener, %address, %missing, reason, "a listener falls back to another wire");
+        self.stats.fallbacks.push(ListenerFallback { listener, missing, address, reason });
     }
 
     /// By which other threads stop the broker and ask for its figures.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use underlay::backend::WireKind;
 use underlay::connection::CloseReason;
-use underlay::driver::DriverStats;
+use underlay::driver::{Address, DriverStats};
 use underlay::proto::handshake::RefusalReason;
 
 /// What a broker did since it started. `docs/operating.md` says what each figure means and what to do about it.
@@ -59,8 +60,24 @@ pub struct BrokerStats {
     pub misbehaved: BTreeMap<String, u64>,
     /// Handshakes refused for another reason, by its name.
     pub refused: BTreeMap<String, u64>,
+    /// Listeners that are on another wire than they were to be, each for as long as it listens.
+    pub fallbacks: Vec<ListenerFallback>,
     /// Each queue.
     pub queues: Vec<QueueStats>,
+}
+
+/// A listener on another wire than it was to be, because the machine lacks that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerFallback {
+    /// Which listener, from 0, in the order of the configuration.
+    pub listener: usize,
+    /// The wire that it was to be on.
+    pub missing: WireKind,
+    /// Where it listens.
+    pub address: Address,
+    /// What is missing, and what to do.
+    pub reason: String,
 }
 
 /// What happened at one queue, and how it is now.
@@ -138,7 +155,8 @@ impl BrokerStats {
 
 impl fmt::Display for BrokerStats {
     /// One figure a line: `broker.<name> <number>`, `queue.<queue>.<name> <number>`, `misbehaved.<violation> <number>`,
-    /// `refused.<reason> <number>`.
+    /// `refused.<reason> <number>`; of a listener on another wire than it was to be `listener.<index>.fallback 1`, and in
+    /// words `listener.<index>.fallback_reason <text>`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, count) in self.named() {
             writeln!(f, "broker.{name} {count}")?;
@@ -149,7 +167,16 @@ impl fmt::Display for BrokerStats {
         for (name, count) in &self.refused {
             writeln!(f, "refused.{name} {count}")?;
         }
+        self.fallbacks.iter().try_for_each(|fallback| fallback.fmt(f))?;
         self.queues.iter().try_for_each(|queue| queue.fmt(f))
+    }
+}
+
+impl fmt::Display for ListenerFallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listener, missing, address, reason } = self;
+        writeln!(f, "listener.{listener}.fallback 1")?;
+        writeln!(f, "listener.{listener}.fallback_reason {address} in place of {missing}: {reason}")
     }
 }
 

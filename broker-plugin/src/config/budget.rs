@@ -1,6 +1,6 @@
 //! How large the buffer pool must be, term by term.
 
-use super::Config;
+use super::{Config, Transport};
 use std::fmt;
 use underlay::pool::{BUFFER_BYTES_MAX, BUFFER_CLASSES, PoolConfig};
 
@@ -34,6 +34,9 @@ const HELD_PER_BYTE: u64 = 4;
 /// Heads of frames are written into a buffer of this size for each connection.
 const HEADS_BUFFER_BYTES: u64 = 16 << 10;
 
+/// Two buffers, of 16 KiB and of 1 KiB, for each receive request of the rdma wire.
+const RDMA_RECEIVE_BYTES: u64 = 17 << 10;
+
 impl PoolBudget {
     /// The budget of a configuration.
     pub fn of(config: &Config) -> Self {
@@ -51,6 +54,14 @@ impl PoolBudget {
                 "receive_buffers {count} x receive_buffer_bytes {buffer_bytes}, twice: one set with the kernel, one being parsed"
             ),
         );
+        if settings.listener.iter().any(|listener| listener.transport == Transport::Rdma) {
+            let slots = settings.rdma.receive_slots_max;
+            add(
+                "rdma receive requests",
+                slots * RDMA_RECEIVE_BYTES,
+                format!("rdma.receive_slots_max {slots} x {RDMA_RECEIVE_BYTES}, for one device"),
+            );
+        }
         let connection = limits.frame_bytes_max + 2 * buffer_bytes + HEADS_BUFFER_BYTES;
         add(
             "connections",

@@ -2,7 +2,7 @@
 
 use super::{
     BrokerSettings, Config, ConfigFault, ExchangeSettings, LimitSettings, ListenerSettings, QueueSettings,
-    Settings,
+    RdmaSettings, Settings,
 };
 
 /// Puts settings together; [`ConfigBuilder::build`] checks them. Its methods have the names of the file's tables.
@@ -23,6 +23,13 @@ impl ConfigBuilder {
     #[must_use]
     pub fn limits(mut self, limits: LimitSettings) -> Self {
         self.settings.limits = limits;
+        self
+    }
+
+    /// `[rdma]`, in place of the defaults.
+    #[must_use]
+    pub fn rdma(mut self, rdma: RdmaSettings) -> Self {
+        self.settings.rdma = rdma;
         self
     }
 

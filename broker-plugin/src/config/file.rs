@@ -112,7 +112,7 @@ impl Source<'_> {
 fn unknown(key: KeyPath, value: String) -> ConfigFault {
     let (section, name) = key.option();
     let known: Vec<&str> = if section.is_empty() {
-        vec!["[broker]", "[limits]", "[[listener]]", "[[queue]]", "[[exchange]]"]
+        vec!["[broker]", "[limits]", "[rdma]", "[[listener]]", "[[queue]]", "[[exchange]]"]
     } else {
         options::keys(&section).collect()
     };

@@ -26,10 +26,11 @@ pub use fault::{ConfigFault, KeyPath};
 pub use file::ConfigError;
 pub use options::{Allowed, OPTIONS, OptionRule};
 pub use settings::{
-    BindingSettings, BrokerSettings, Engine, ExchangeSettings, ExchangeType, LimitSettings, ListenerSettings,
-    QueueSettings, Settings, Transport, Wait,
+    BindingSettings, BrokerSettings, Engine, ExchangeSettings, ExchangeType, Fallback, LimitSettings,
+    ListenerSettings, QueueSettings, RdmaSettings, Settings, Transport, Wait,
 };
 
+use underlay::backend::rdma::RdmaConfig;
 use underlay::backend::tcp::{EngineChoice, TcpConfig};
 use underlay::connection::ConnectionConfig;
 use underlay::driver::{Address, DriverConfig, WaitConfig, WaitMode};
@@ -65,10 +66,11 @@ impl Config {
         &self.settings
     }
 
-    /// Where to listen, in the order of the file.
+    /// Where to listen, in the order of the file, fallbacks left aside.
     pub fn addresses(&self) -> Vec<Address> {
         let address = |listener: &ListenerSettings| match listener.transport {
             Transport::Tcp => Address::tcp(&listener.address),
+            Transport::Rdma => Address::rdma(&listener.address),
             Transport::Inproc => Address::inproc(&listener.address),
         };
         self.settings.listener.iter().map(address).collect()
@@ -85,7 +87,7 @@ impl Config {
     /// The driver's part of it.
     pub fn driver_config(&self) -> DriverConfig {
         let broker = &self.settings.broker;
-        let tcp_engine = self.settings.listener.iter().find(|it| it.transport == Transport::Tcp);
+        let tcp_engine = self.settings.listener.iter().find(|it| it.may_use_tcp());
         DriverConfig {
             pool: PoolConfig { bytes_max: PoolBudget::of(self).bytes_max(), ..PoolConfig::default() },
             tcp: TcpConfig {
@@ -95,7 +97,7 @@ impl Config {
                 backlog: broker.backlog as u32,
                 ..TcpConfig::default()
             },
-            rdma: Default::default(),
+            rdma: self.settings.rdma.wire_config(broker.backlog as u32),
             connection: self.connection_config(),
             session: self.session_config(),
             wait: WaitConfig {
@@ -130,6 +132,25 @@ impl Config {
             // The number fits once the settings were checked.
             resumes_max: limits.session_resumes_max as u32,
             ..SessionConfig::default()
+        }
+    }
+}
+
+impl RdmaSettings {
+    /// The numbers fit once the settings were checked. A listener chooses the device by its address, and nothing is
+    /// resolved for it.
+    fn wire_config(&self, backlog: u32) -> RdmaConfig {
+        RdmaConfig {
+            device: self.device.clone(),
+            receive_slots_max: self.receive_slots_max as u32,
+            window_max: self.window_max as u32,
+            sends_max: self.sends_max as u32,
+            inline_bytes: self.inline_bytes as u32,
+            pinned_bytes_max: self.pinned_bytes_max as usize,
+            retry_count: self.retry_count as u8,
+            receiver_not_ready_retry_count: self.receiver_not_ready_retry_count as u8,
+            backlog,
+            ..RdmaConfig::default()
         }
     }
 }

@@ -7,7 +7,7 @@ use underlay::proto::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAME_SLOTS_MAX, HEAD_BY
 /// An option, and what it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionRule {
-    /// Its table: `broker`, `limits`, `listener`, `queue`, `exchange` or `exchange.bindings`.
+    /// Its table: `broker`, `limits`, `rdma`, `listener`, `queue`, `exchange` or `exchange.bindings`.
     pub section: &'static str,
     /// Its name in that table.
     pub key: &'static str,
@@ -108,8 +108,9 @@ pub const OPTIONS: &[OptionRule] = &[
         ]),
     },
     number("broker", "backlog", "connections", 1, 65_535),
-    one_of("listener", "transport", &["tcp", "inproc"]),
-    text("listener", "address", "host:port for tcp (such as \"127.0.0.1:5700\"), a name for inproc"),
+    one_of("listener", "transport", &["tcp", "rdma", "inproc"]),
+    text("listener", "address", "host:port for tcp and rdma (such as \"127.0.0.1:5700\"), a name for inproc"),
+    one_of("listener", "fallback", &["tcp"]),
     one_of("listener", "engine", &["auto", "io_uring", "epoll"]),
     text("queue", "name", NAME),
     number("queue", "messages_max", "messages", 1, MESSAGES_MAX),
@@ -127,6 +128,14 @@ pub const OPTIONS: &[OptionRule] = &[
         "a text of 1 byte up, with the exchange's name and '/' at most 255 bytes",
     ),
     text("exchange.bindings", "queue", "the name of a [[queue]]"),
+    text("rdma", "device", "the name of a device, as ibv_devices lists it"),
+    number("rdma", "pinned_bytes_max", "bytes", 1 << 20, BYTES_MAX),
+    number("rdma", "receive_slots_max", "receive requests", 8, 1 << 20),
+    number("rdma", "window_max", "sends", 8, 1024),
+    number("rdma", "sends_max", "work requests", 16, 4096),
+    number("rdma", "inline_bytes", "bytes", 0, 4096),
+    number("rdma", "retry_count", "repetitions", 0, 6),
+    number("rdma", "receiver_not_ready_retry_count", "repetitions", 0, 6),
     number("limits", "packet_bytes", "bytes", 256, FRAME_BYTES_MAX as u64),
     number("limits", "frame_bytes_max", "bytes", FRAME_BYTES_MIN as u64, FRAME_BYTES_MAX as u64),
     number("limits", "eager_bytes_max", "bytes", 256, FRAME_BYTES_MAX as u64),

@@ -1,6 +1,7 @@
 //! The options, each with its default, its unit, and what it costs.
 
 use serde::{Deserialize, Serialize};
+use underlay::backend::rdma::RdmaConfig;
 use underlay::backend::tcp::TcpConfig;
 use underlay::driver::WaitConfig;
 use underlay::proto::Parameters;
@@ -13,6 +14,8 @@ pub struct Settings {
     pub broker: BrokerSettings,
     /// `[limits]`: the bounds of connections and links.
     pub limits: LimitSettings,
+    /// `[rdma]`: the `rdma` wire, for all its listeners together.
+    pub rdma: RdmaSettings,
     /// `[[listener]]`: where clients reach it; at least one.
     pub listener: Vec<ListenerSettings>,
     /// `[[queue]]`: where messages wait; at least one.
@@ -92,11 +95,17 @@ pub enum Wait {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerSettings {
-    /// The wire: `"tcp"`, or `"inproc"` for clients in the broker's own process.
+    /// The wire: `"tcp"`, `"rdma"`, or `"inproc"` for clients in the broker's own process.
     pub transport: Transport,
-    /// `host:port` for `tcp` (IPv6 in brackets; port 0 takes any free one), a name for `inproc`.
+    /// `host:port` for `tcp` and `rdma` (IPv6 in brackets; port 0 takes any free one), a name for `inproc`. For `rdma` the
+    /// host is the IP address of an RDMA device, which it chooses, or `0.0.0.0` or `[::]` for all of them.
     pub address: String,
-    /// What drives TCP. Default `"auto"`. All `tcp` listeners of a broker share one engine, so they must agree.
+    /// Where an `rdma` listener listens if this machine has no RDMA when the broker starts, or no device for its address:
+    /// at the same address by TCP, until the broker ends. Default: none, and then the broker does not start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// What drives TCP. Default `"auto"`. All listeners of a broker that are on TCP, or may fall back to it, share one
+    /// engine, so they must agree.
     #[serde(default)]
     pub engine: Engine,
 }
@@ -104,12 +113,22 @@ pub struct ListenerSettings {
 impl ListenerSettings {
     /// A TCP listener at `host:port`, on the best engine there is.
     pub fn tcp(address: impl Into<String>) -> Self {
-        Self { transport: Transport::Tcp, address: address.into(), engine: Engine::Auto }
+        Self { transport: Transport::Tcp, address: address.into(), ..Self::default() }
+    }
+
+    /// An RDMA listener at `host:port`, without a fallback.
+    pub fn rdma(address: impl Into<String>) -> Self {
+        Self { transport: Transport::Rdma, address: address.into(), ..Self::default() }
     }
 
     /// A listener of this name for the broker's own process.
     pub fn inproc(name: impl Into<String>) -> Self {
-        Self { transport: Transport::Inproc, address: name.into(), engine: Engine::Auto }
+        Self { transport: Transport::Inproc, address: name.into(), ..Self::default() }
+    }
+
+    /// It is on TCP, or may come to be.
+    pub(super) fn may_use_tcp(&self) -> bool {
+        self.transport == Transport::Tcp || self.fallback == Some(Fallback::Tcp)
     }
 }
 
@@ -120,8 +139,63 @@ pub enum Transport {
     /// TCP.
     #[default]
     Tcp,
+    /// RDMA verbs: InfiniBand, RoCE, soft-RoCE.
+    Rdma,
     /// Rings of references within the process.
     Inproc,
+}
+
+/// The wire in place of one that the machine lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// TCP, at the same host and port.
+    Tcp,
+}
+
+/// `[rdma]`: the `rdma` wire, for all its listeners together. Without such a listener nothing of it is used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RdmaSettings {
+    /// The device that must be used, by its name in `ibv_devices(1)`; a connection that comes by another is refused.
+    /// Default: none given, and then any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Bytes of memory that may be registered, and so pinned, over all devices. Default 1 GiB. The system's own limit
+    /// (`ulimit -l`, `LimitMEMLOCK=`) must allow as much.
+    pub pinned_bytes_max: u64,
+    /// Receive requests that are posted on a device for all its connections together. Default 2,048, and never more
+    /// than fill half of the pool. Each pins 17 KiB, once connections need it. A sixteenth of it is the most connections
+    /// that a device takes.
+    pub receive_slots_max: u64,
+    /// Sends of up to 16 KiB that a peer may have on their way to the broker, on one connection. Default 64. It begins
+    /// with 8, and more are promised as they are used.
+    pub window_max: u64,
+    /// Work requests that a connection's send queue holds; cut to what the device has. Default 128.
+    pub sends_max: u64,
+    /// Bytes up to which a send shall travel inside its work request; the device may give more or less. Default 256.
+    pub inline_bytes: u64,
+    /// How often a packet is sent again that nobody acknowledges. Default 6, the most.
+    pub retry_count: u64,
+    /// How often a send is tried again for which the peer has no receive request. Default 6. It never happens unless an
+    /// end miscounts, and with 0 such an end is found out at once.
+    pub receiver_not_ready_retry_count: u64,
+}
+
+impl Default for RdmaSettings {
+    fn default() -> Self {
+        let rdma = RdmaConfig::default();
+        Self {
+            device: rdma.device,
+            pinned_bytes_max: rdma.pinned_bytes_max as u64,
+            receive_slots_max: rdma.receive_slots_max.into(),
+            window_max: rdma.window_max.into(),
+            sends_max: rdma.sends_max.into(),
+            inline_bytes: rdma.inline_bytes.into(),
+            retry_count: rdma.retry_count.into(),
+            receiver_not_ready_retry_count: rdma.receiver_not_ready_retry_count.into(),
+        }
+    }
 }
 
 /// What drives TCP.

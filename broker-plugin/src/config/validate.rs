@@ -3,7 +3,8 @@
 use super::fault::{ConfigFault, KeyPath};
 use super::options::{Allowed, DESTINATION_BYTES_MAX, rule};
 use super::{
-    BrokerSettings, ExchangeSettings, LimitSettings, ListenerSettings, QueueSettings, Settings, Transport,
+    BrokerSettings, ExchangeSettings, LimitSettings, ListenerSettings, QueueSettings, RdmaSettings, Settings,
+    Transport,
 };
 use crate::nearest::suggestion;
 use underlay::proto::ParameterFault;
@@ -13,6 +14,7 @@ use underlay::proto::text::PROCESS_NAME_BYTES_MAX;
 pub(super) fn check(settings: &Settings) -> Result<(), ConfigFault> {
     check_broker(&settings.broker)?;
     check_limits(&settings.limits)?;
+    check_rdma(&settings.rdma)?;
     check_listeners(&settings.listener)?;
     check_queues(&settings.queue)?;
     check_exchanges(&settings.exchange, &settings.queue)
@@ -107,6 +109,29 @@ fn parameter_fault(section: &KeyPath, fault: ParameterFault) -> ConfigFault {
         .allowing(allowed)
 }
 
+fn check_rdma(rdma: &RdmaSettings) -> Result<(), ConfigFault> {
+    let section = KeyPath::new("rdma");
+    if let Some(device) = rdma.device.as_ref().filter(|name| name.is_empty() || name.contains('/')) {
+        return Err(ConfigFault::new(section.key("device"), device, "no name for a device"));
+    }
+    let numbers = [
+        ("pinned_bytes_max", rdma.pinned_bytes_max),
+        ("receive_slots_max", rdma.receive_slots_max),
+        ("window_max", rdma.window_max),
+        ("sends_max", rdma.sends_max),
+        ("inline_bytes", rdma.inline_bytes),
+        ("retry_count", rdma.retry_count),
+        ("receiver_not_ready_retry_count", rdma.receiver_not_ready_retry_count),
+    ];
+    check_numbers(&section, numbers)?;
+    if rdma.window_max > rdma.receive_slots_max {
+        let problem = format!("one connection's window_max = {} would not fit", rdma.window_max);
+        let fault = ConfigFault::new(section.key("receive_slots_max"), rdma.receive_slots_max, problem);
+        return Err(fault.allowing(format!("{} or more, or a smaller window_max", rdma.window_max)));
+    }
+    Ok(())
+}
+
 fn check_listeners(listeners: &[ListenerSettings]) -> Result<(), ConfigFault> {
     let section = KeyPath::new("listener");
     if listeners.is_empty() {
@@ -116,14 +141,19 @@ fn check_listeners(listeners: &[ListenerSettings]) -> Result<(), ConfigFault> {
     for (index, listener) in listeners.iter().enumerate() {
         let at = section.index(index);
         let problem = match listener.transport {
-            Transport::Tcp => tcp_problem(&listener.address),
+            Transport::Tcp | Transport::Rdma => host_port_problem(&listener.address),
             Transport::Inproc => listener.address.is_empty().then_some("the name is empty"),
         };
         if let Some(problem) = problem {
             return Err(ConfigFault::new(at.key("address"), &listener.address, problem));
         }
+        if let Some(fallback) = listener.fallback.filter(|_| listener.transport != Transport::Rdma) {
+            let problem = format!("a listener on {:?} needs none", listener.transport).to_lowercase();
+            let fault = ConfigFault::new(at.key("fallback"), fallback, problem);
+            return Err(fault.allowing("it with transport = \"rdma\" only"));
+        }
         let earlier = &listeners[..index];
-        let any_port = listener.transport == Transport::Tcp && listener.address.ends_with(":0");
+        let any_port = listener.transport != Transport::Inproc && listener.address.ends_with(":0");
         let is_twin = |other: &ListenerSettings| {
             (other.transport, &other.address) == (listener.transport, &listener.address)
         };
@@ -132,12 +162,12 @@ fn check_listeners(listeners: &[ListenerSettings]) -> Result<(), ConfigFault> {
                 ConfigFault::new(at.key("address"), &listener.address, "another listener has it already");
             return Err(fault.allowing("an address that no other [[listener]] has"));
         }
-        let first_tcp = earlier.iter().find(|other| other.transport == Transport::Tcp);
-        if let Some(first) = first_tcp.filter(|_| listener.transport == Transport::Tcp)
+        let first_tcp = earlier.iter().find(|other| other.may_use_tcp());
+        if let Some(first) = first_tcp.filter(|_| listener.may_use_tcp())
             && first.engine != listener.engine
         {
             let problem = format!(
-                "the tcp listener at '{}' asks for {:?}; both run on one",
+                "the listener at '{}' asks for {:?}; both run on one where they are on tcp",
                 first.address, first.engine
             );
             return Err(ConfigFault::new(at.key("engine"), listener.engine, problem));
@@ -146,7 +176,7 @@ fn check_listeners(listeners: &[ListenerSettings]) -> Result<(), ConfigFault> {
     Ok(())
 }
 
-fn tcp_problem(address: &str) -> Option<&'static str> {
+fn host_port_problem(address: &str) -> Option<&'static str> {
     let Some((host, port)) = address.rsplit_once(':') else { return Some("the port is missing") };
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
     if host.is_empty() {

@@ -3,10 +3,13 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::time::Duration;
+use underlay::backend::WireKind;
 use underlay::backend::inproc::InprocNetwork;
 use underlay::backend::tcp::{EngineChoice, TcpConfig};
 use underlay::connection::{AttachRequest, CloseReason, Deliveries, Identity, LinkRoom};
-use underlay::driver::{Address, ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler, Leaving};
+use underlay::driver::{
+    Address, ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler, Leaving, Resumed,
+};
 use underlay::message::Message;
 use underlay::pool::PoolConfig;
 use underlay::proto::control::{Address as LinkAddress, LinkRole, Outcome};
@@ -38,6 +41,8 @@ pub(crate) struct Client {
     pub(crate) received_count: u64,
     pub(crate) leaving: Vec<Leaving>,
     pub(crate) closed: Vec<CloseReason>,
+    /// Over which wires its session has gone on.
+    pub(crate) resumed: Vec<WireKind>,
     /// Answers requests with their own bodies.
     pub(crate) echoes: bool,
     /// Counts messages and lets go of them.
@@ -77,6 +82,10 @@ impl Handler for Client {
 
     fn leaving(&mut self, _: &mut Core, _: ConnectionId, leaving: &Leaving) {
         self.leaving.push(leaving.clone());
+    }
+
+    fn resumed(&mut self, _: &mut Core, _: ConnectionId, resumed: &Resumed) {
+        self.resumed.push(resumed.wire);
     }
 
     fn closed(&mut self, _: &mut Core, _: ConnectionId, reason: &CloseReason) {

@@ -49,9 +49,11 @@ impl<V: Verbs> Engine<V> {
             }
         }
         Err(match failed.raw_os_error() {
-            Some(libc::ENODEV) => {
-                ListenError::Unavailable { address: address.to_owned(), error: no_device(failed) }
-            }
+            Some(libc::ENODEV) => ListenError::NoWire {
+                address: address.to_owned(),
+                wire: WireKind::Rdma,
+                reason: no_device(failed).to_string(),
+            },
             _ => host_port::listen_error(address, failed),
         })
     }

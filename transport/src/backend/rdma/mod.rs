@@ -26,6 +26,7 @@ mod control;
 mod credit;
 #[cfg(feature = "rdma")]
 mod data;
+mod devices;
 #[cfg(feature = "rdma")]
 mod engine;
 #[cfg(feature = "rdma")]
@@ -51,5 +52,6 @@ mod wire;
 #[cfg(not(feature = "rdma"))]
 pub use absent::RdmaWire;
 pub use config::{RdmaConfig, RdmaConfigError, RdmaOpenError};
+pub use devices::RdmaDevice;
 #[cfg(feature = "rdma")]
 pub use wire::RdmaWire;

@@ -3,9 +3,10 @@
 use super::engine::Engine;
 use super::verbs::Verbs;
 use super::verbs::real::RealVerbs;
-use super::{RdmaConfig, RdmaOpenError};
+use super::{RdmaConfig, RdmaDevice, RdmaOpenError};
 use crate::backend::{
     Channel, ConnectError, ListenError, Listener, Listening, OneSided, SendRefused, Wire, WireEvent,
+    WireKind,
 };
 use crate::pool::{GatherList, Pool};
 use std::io;
@@ -39,10 +40,29 @@ impl RdmaWire {
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.engine.verbs.descriptor()
     }
+
+    /// The device that listening takes is not there: the connection manager itself would listen at `0.0.0.0` without
+    /// any, and would find out about a device that must be used with the first connection.
+    fn missing_device(&self) -> Option<String> {
+        if let Some(reason) = RdmaDevice::none_because() {
+            return Some(reason);
+        }
+        let wanted = self.engine.config.device.as_deref()?;
+        // Where the kernel's list cannot be read nothing is known.
+        let devices = RdmaDevice::all().ok()?;
+        let names: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
+        let is_there = names.is_empty() || names.contains(&wanted);
+        let others = names.join(", ");
+        (!is_there)
+            .then(|| format!("there is no RDMA device '{wanted}', which must be used: there is {others}"))
+    }
 }
 
 impl Wire for RdmaWire {
     fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        if let Some(reason) = self.missing_device() {
+            return Err(ListenError::NoWire { address: address.to_owned(), wire: WireKind::Rdma, reason });
+        }
         self.engine.listen(address)
     }
 

@@ -1,0 +1,100 @@
+//! RDMA devices for tests, and the link between them.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use underlay::driver::Address;
+
+/// Two addresses with a comma, such as those of the machine that `ci/soft-roce` boots: `10.77.0.1,10.77.0.2`.
+const ADDRESSES: &str = "UNDERLAY_RDMA_ADDRESSES";
+
+/// The addresses of two RDMA devices, for as long as one test uses them: a test that cuts the link cuts it for all.
+pub(crate) struct Devices {
+    /// Where to listen.
+    pub(crate) listening: IpAddr,
+    /// From where to connect.
+    pub(crate) connecting: IpAddr,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Devices {
+    /// The devices, if the environment names some. If not, the test is skipped by name, or has failed where
+    /// `UNDERLAY_REQUIRE_WIRES` names `rdma`.
+    pub(crate) fn find(test: &str) -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let list = std::env::var(ADDRESSES).unwrap_or_default();
+        let addresses: Vec<IpAddr> = list.split(',').filter_map(|text| text.trim().parse().ok()).collect();
+        let [listening, connecting] = addresses[..] else {
+            skip(test, &format!("{ADDRESSES} does not name two addresses of RDMA devices (it is '{list}')"));
+            return None;
+        };
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Self { listening, connecting, _alone: alone })
+    }
+
+    /// Where to listen, at any free port.
+    pub(crate) fn any_port(&self) -> Address {
+        Address::rdma(SocketAddr::new(self.listening, 0).to_string())
+    }
+
+    /// The link between the devices, if this is the machine of `ci/soft-roce`, which can cut it.
+    pub(crate) fn link(&self, test: &str) -> Option<Link> {
+        match std::env::var("SOFT_ROCE_DEVICES") {
+            Ok(script) => Some(Link { script }),
+            Err(_) => {
+                skip_part(test, "only in the machine of ci/soft-roce can the link be cut");
+                None
+            }
+        }
+    }
+}
+
+/// The link between the two devices of the soft-RoCE machine. It is up again when this is dropped.
+pub(crate) struct Link {
+    script: String,
+}
+
+/// The interfaces of the soft-RoCE machine: beneath the device that listens, and beneath the one that connects.
+pub(crate) const INTERFACES: [&str; 2] = ["roce0", "roce1"];
+
+impl Link {
+    /// Takes down the link at this interface.
+    pub(crate) fn cut(&self, interface: &str) {
+        run(Command::new("ip").args(["link", "set", interface, "down"]));
+    }
+
+    /// Brings it up again, with its addresses and routes.
+    pub(crate) fn restore(&self) {
+        run(Command::new(&self.script).arg("restore"));
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // A test that has failed already is not to fail in another way.
+        let _ = Command::new(&self.script).arg("restore").status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+/// A test that cannot run here: by name and with the reason, unless the wire is required.
+fn skip(test: &str, reason: &str) {
+    let required = std::env::var("UNDERLAY_REQUIRE_WIRES").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|name| name.trim() == "rdma"),
+        "UNDERLAY_REQUIRE_WIRES names rdma, which {test} lacks: {reason}"
+    );
+    skip_part(test, reason);
+}
+
+/// Not by `println!`, which the test harness keeps to itself when a test passes.
+fn skip_part(test: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+}

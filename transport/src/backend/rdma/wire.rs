@@ -5,8 +5,7 @@ use super::verbs::Verbs;
 use super::verbs::real::RealVerbs;
 use super::{RdmaConfig, RdmaDevice, RdmaOpenError};
 use crate::backend::{
-    Channel, ConnectError, ListenError, Listener, Listening, OneSided, SendRefused, Wire, WireEvent,
-    WireKind,
+    Channel, ConnectError, ListenError, Listener, Listening, OneSided, SendRefused, Wire, WireEvent, WireKind,
 };
 use crate::pool::{GatherList, Pool};
 use std::io;

@@ -99,7 +99,10 @@ mod tests {
             "one device is both ends"
         );
         assert_eq!(found(&[], &[ib]), None);
-        assert_eq!(found(&["10.1.0.1", "10.2.0.1"], &[one.clone()]), both("10.1.0.1", "10.2.0.1"));
+        assert_eq!(
+            found(&["10.1.0.1", "10.2.0.1"], std::slice::from_ref(&one)),
+            both("10.1.0.1", "10.2.0.1")
+        );
         assert_eq!(found(&["10.1.0.1"], &[one]), Some(("10.1.0.1".to_owned(), None)));
     }
 }

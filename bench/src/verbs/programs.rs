@@ -144,7 +144,7 @@ impl Program {
                 if is_client {
                     command.args(["-s", &server]);
                 }
-                // Without blocking, which is its fastest way to wait here.
+                // Without blocking: it polls, as the others do.
                 command.args(["-b", &own, "-p", &port, "-S", &size, "-C", &count, "-T", "n"])
             }
             Self::UcxAmLat => {

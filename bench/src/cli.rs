@@ -17,6 +17,8 @@ use crate::floor::service::ServiceOptions;
 use crate::placement::Placement;
 use crate::plan::{Driver, Engine, Topology, Wait, Wire};
 use crate::underlay::service::EchoOptions;
+use crate::verbs::VerbsOptions;
+use crate::verbs::end::EndOptions;
 
 /// Round-trip benchmarks for Underlay, beside what the machine allows.
 #[derive(Debug, Parser)]
@@ -36,6 +38,11 @@ pub enum Command {
     Counts(CountsOptions),
     /// Measure how long calls take to go on when a broker dies, a connection is cut, or a session changes wires.
     Failover(FailoverOptions),
+    /// Measure the rdma wire beside perftest, rsockets, UCX and libfabric on the same devices.
+    Verbs(Box<VerbsOptions>),
+    /// Run the other end of a test of ours (started by verbs).
+    #[command(hide = true)]
+    VerbsEnd(EndOptions),
     /// Answer each request with its own body, behind a broker or listening itself (for roundtrip --connect).
     Service(EchoOptions),
     /// Run the floor's relay (started by roundtrip --floor; by hand for --floor-connect).

@@ -23,6 +23,7 @@
 //! | [`roundtrip`], [`statistics`] | the run: rounds in seeded order, medians, paired bootstrap intervals |
 //! | [`counts`] | round trips on one thread, to be counted rather than timed |
 //! | [`failover`] | how long calls take to go on when something breaks |
+//! | [`verbs`] | ours beside the raw programs on the same RDMA devices |
 //! | [`report`], [`host`] | table, JSON and chart, and the machine they were taken on |
 
 #![forbid(unsafe_code)]
@@ -45,3 +46,4 @@ pub mod roundtrip;
 pub mod statistics;
 pub mod subject;
 pub mod underlay;
+pub mod verbs;

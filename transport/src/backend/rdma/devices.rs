@@ -20,7 +20,8 @@ pub struct RdmaDevice {
 }
 
 impl RdmaDevice {
-    /// The devices of this machine, by name. Reads some hundred small files of the kernel's.
+    /// The devices of this machine, by name. Reads a thousand small files of the kernel's for each port of a
+    /// device that is on Ethernet.
     ///
     /// # Errors
     /// `/sys/class/infiniband` cannot be read; without RDMA in the kernel it does not exist.
@@ -34,8 +35,8 @@ impl RdmaDevice {
     }
 
     fn none_in(folder: &Path) -> Option<String> {
-        match Self::all_in(folder) {
-            Ok(devices) if devices.is_empty() => Some(
+        match names_in(folder) {
+            Ok(names) if names.is_empty() => Some(
                 "there is no RDMA device (ibv_devices lists none): load its driver, or make a soft-RoCE one with \
                  `modprobe rdma_rxe` and `rdma link add rxe0 type rxe netdev INTERFACE`"
                     .to_owned(),
@@ -52,14 +53,20 @@ impl RdmaDevice {
     }
 
     fn all_in(folder: &Path) -> io::Result<Vec<Self>> {
-        let name = |entry: io::Result<std::fs::DirEntry>| {
-            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
-        };
-        let mut names: Vec<String> = std::fs::read_dir(folder)?.map(name).collect::<io::Result<_>>()?;
-        names.sort_unstable();
+        let names = names_in(folder)?;
         let device = |name: String| Self { addresses: addresses(&folder.join(&name)), name };
         Ok(names.into_iter().map(device).collect())
     }
+}
+
+/// Only the folder itself is read: a device's addresses take a thousand files more.
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    let name = |entry: io::Result<std::fs::DirEntry>| {
+        entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    let mut names: Vec<String> = std::fs::read_dir(folder)?.map(name).collect::<io::Result<_>>()?;
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// On Ethernet the identifiers of a port (GIDs) are its IP addresses, those of version 4 mapped. What cannot be read is

@@ -639,6 +639,8 @@ impl<V: Verbs> Engine<V> {
             // First, so that none of its completions is handed to a queue pair that gets the same number.
             self.devices[link.device].queue_pairs.remove(&link.queue_pair.number);
             self.take_last_completions(link);
+            // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
+            regions = link.one_sided.free(&mut self.devices[link.device], &mut self.verbs);
         }
         if let Some(identifier) = identifier {
             self.verbs.destroy(identifier);

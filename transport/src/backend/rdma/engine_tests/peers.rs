@@ -8,6 +8,9 @@ use crate::backend::rdma::receives::SLOT_BYTES;
 use crate::backend::rdma::verbs::fake::FakeVerbs;
 use crate::backend::rdma::verbs::*;
 
+/// A peer that neither reads nor lets read.
+const NO_READS: ReadsAtOnce = ReadsAtOnce { started: 0, answered: 0 };
+
 const RAW_ADDRESS: &str = "10.0.0.9";
 const PARAMETERS: ConnectParameters =
     ConnectParameters { retry_count: 6, rnr_retry_count: 6, reads_answered: 4, reads_started: 4 };
@@ -60,7 +63,7 @@ fn with_a_bad_peer(limit: u32) -> (Rig, (Channel, Channel), Channel, Raw) {
     let (mut rig, near, far) = Rig::connected();
     let place = rig.ends[1].listen().1;
     let mut raw =
-        Raw::connect(&mut rig, &place, &Greeting { slot_bytes: SLOT_BYTES, limit, reads: READS }.encode());
+        Raw::connect(&mut rig, &place, &Greeting { slot_bytes: SLOT_BYTES, limit, reads: NO_READS }.encode());
     let mut bad = None;
     // An engine at rest looks for who wants to connect once in 256 polls.
     for _ in 0..600 {
@@ -121,7 +124,7 @@ fn a_send_that_is_longer_than_a_slot_ends_the_channel() {
 
 #[test]
 fn a_bad_greeting_is_refused_and_both_ends_say_why() {
-    let good = Greeting { slot_bytes: SLOT_BYTES, limit: 64, reads: READS };
+    let good = Greeting { slot_bytes: SLOT_BYTES, limit: 64, reads: NO_READS };
     let mut later = good.encode();
     later[4] = 9;
     let cases: [(&[u8], &str); 4] = [

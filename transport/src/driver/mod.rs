@@ -264,9 +264,8 @@ impl<H: Handler> Driver<H> {
         self.core.wakeup().about_to_sleep();
         let mut found = self.handler.take_submissions(&mut self.core);
         found |= self.poll_wire(WireKind::Inproc)?;
-        let mut bound = None;
         if self.core.wires.has_rdma() {
-            bound = self.core.wires.arm()?;
+            self.core.wires.arm()?;
             found |= self.poll_rdma()?;
         }
         self.flush();
@@ -282,7 +281,8 @@ impl<H: Handler> Driver<H> {
         self.core.read_clock();
         let due = deadline.min(self.core.next_due());
         let until_due = (due != Timestamp::NEVER).then(|| due.since(self.core.now()));
-        let timeout = [until_due, bound].into_iter().flatten().min();
+        // Asked last: what was just flushed may wait for something that wakes nobody.
+        let timeout = [until_due, self.core.wires.sleep_max()].into_iter().flatten().min();
         let slept = self.core.wires.sleep(timeout);
         self.core.wakeup().awake();
         slept.map(|()| false)

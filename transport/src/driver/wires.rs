@@ -182,11 +182,19 @@ impl Wires {
         self.has_rdma
     }
 
-    /// Arranges that everything that happens from now on ends a sleep, which is to last no longer than this says.
-    pub(super) fn arm(&mut self) -> io::Result<Option<Duration>> {
+    /// Arranges that everything that happens from now on ends a sleep.
+    pub(super) fn arm(&mut self) -> io::Result<()> {
         match &mut self.set {
-            WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }) => wire.arm(),
-            _ => Ok(None),
+            WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }) => wire.arm().map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long a sleep may last that follows now.
+    pub(super) fn sleep_max(&self) -> Option<Duration> {
+        match &self.set {
+            WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }) => wire.sleep_max(),
+            _ => None,
         }
     }
 

@@ -247,6 +247,8 @@ impl<V: Verbs> Engine<V> {
         // A peer that is gone needs no answer.
         let _ = self.verbs.reject(identifier, rejection_text(reason));
         self.verbs.destroy(identifier);
+        // Its number may be given again.
+        self.pending.retain(|event| event.whose() != identifier);
     }
 
     /// The connection manager says that a channel is up.
@@ -406,13 +408,19 @@ impl<V: Verbs> Engine<V> {
             return Err(io::Error::other(format!("no receive requests could be posted: {reason}")));
         };
         let sends = self.config.sends_max.min(state.limits.sends_max);
-        let sizes = QueuePairSizes {
-            sends,
-            parts: PARTS_MAX.min(state.limits.parts_max),
-            inline_bytes: self.config.inline_bytes,
-        };
-        match self.verbs.create_queue_pair(identifier, &sizes) {
+        let parts = PARTS_MAX.min(state.limits.parts_max);
+        let mut sizes = QueuePairSizes { sends, parts, inline_bytes: state.inline_bytes };
+        let mut made = self.verbs.create_queue_pair(identifier, &sizes);
+        // A device refuses to take more inline than it can, and does not say how much that is.
+        while sizes.inline_bytes > 0
+            && made.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+        {
+            sizes.inline_bytes /= 2;
+            made = self.verbs.create_queue_pair(identifier, &sizes);
+        }
+        match made {
             Ok(queue_pair) => {
+                state.inline_bytes = sizes.inline_bytes;
                 state.queue_pairs.insert(queue_pair.number, channel);
                 Ok(Box::new(Link {
                     device: place,
@@ -477,6 +485,7 @@ impl<V: Verbs> Engine<V> {
             receives: Receives::default(),
             shares: Shares::new(receives, self.config.window_max),
             windows: Windows::default(),
+            inline_bytes: self.config.inline_bytes,
             queue_pairs: Default::default(),
             queue_pairs_max,
             is_short: false,
@@ -548,7 +557,9 @@ impl<V: Verbs> Engine<V> {
     #[cold]
     pub(super) fn device_broke(&mut self, device: usize, error: &io::Error) {
         let state = &mut self.devices[device];
-        state.is_broken = true;
+        (state.is_broken, state.is_short) = (true, false);
+        // What it has to tell is not taken any more, and must end no sleep.
+        self.verbs.unwatch(state.device);
         let text = format!(
             "the completions of the RDMA device '{}' cannot be taken ({error}): its queue of them has overflowed, or \
              it is gone; see the kernel's log, and restart this program to use it again",
@@ -607,6 +618,10 @@ impl<V: Verbs> Engine<V> {
         };
         state.phase = Phase::Draining(reason);
         self.unsettled += usize::from(was_settled);
+        if let Some(identifier) = state.identifier {
+            // The queue pair may work all the same, and nobody is to read or write by it any more.
+            let _ = self.verbs.disconnect(identifier);
+        }
         self.finish(channel);
     }
 

@@ -210,7 +210,11 @@ impl<V: Verbs> Engine<V> {
         match link.sending.flight {
             Flight::Posted(position) if link.queue.is_done(position) => {
                 link.sending.end(Flight::Idle);
+                let waits = link.one_sided.waits();
                 self.events.push(WireEvent::Sent { channel });
+                if waits {
+                    self.make_busy(channel);
+                }
             }
             Flight::Waiting => self.make_busy(channel),
             Flight::Posted(_) | Flight::Done | Flight::Idle if link.one_sided.waits() => {

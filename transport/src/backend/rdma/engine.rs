@@ -81,6 +81,8 @@ pub(super) struct DeviceState {
     pub(super) receives: Receives,
     pub(super) shares: Shares,
     pub(super) windows: Windows,
+    /// What queue pairs are asked to take inline.
+    pub(super) inline_bytes: u32,
     pub(super) queue_pairs: HashMap<u32, Channel, BuildHasherDefault<NumberHasher>>,
     pub(super) queue_pairs_max: usize,
     /// Receive requests wait for buffers, and that was said.
@@ -194,20 +196,32 @@ impl<V: Verbs> Engine<V> {
 
     /// Makes the descriptor readable when something happens from now on; the caller polls once more afterwards, and
     /// sleeps no longer than this says.
-    pub(super) fn arm(&mut self) -> io::Result<Option<Duration>> {
+    pub(super) fn arm(&mut self) -> Option<Duration> {
         // What the connection manager had to tell before the sleep, or tells during it, is looked at afterwards.
         self.polls_until_look = 0;
-        let mut working = self.devices.iter().filter(|device| !device.is_broken);
-        working.try_for_each(|device| self.verbs.arm(device.device))?;
-        // Buffers come back on any thread, and wake nobody; nor does a device that has refused a request.
+        for place in 0..self.devices.len() {
+            let state = &self.devices[place];
+            if !state.is_broken
+                && let Err(error) = self.verbs.arm(state.device)
+            {
+                self.device_broke(place, &error);
+            }
+        }
+        self.sleep_max()
+    }
+
+    /// How long a sleep may last, if something waits that wakes nobody: buffers come back on any thread, and a device
+    /// that has refused a request does not say when it would take it. It holds until the next call of anything here.
+    pub(super) fn sleep_max(&self) -> Option<Duration> {
         let is_waiting = !self.busy.is_empty() || self.devices.iter().any(|device| device.is_short);
-        Ok(if is_waiting { Some(SHORT_SLEEP_MAX) } else { self.removal.sleep_max() })
+        if is_waiting { Some(SHORT_SLEEP_MAX) } else { self.removal.sleep_max() }
     }
 
     fn take_completions(&mut self, device: usize, is_thorough: bool, pool: &mut Pool) -> io::Result<()> {
         let mut taken = 0;
-        // Whoever sees no event may sleep, so there is one or everything was looked at.
-        while taken < COMPLETIONS_PER_POLL || self.events.is_empty() {
+        // Whoever sees no event but `Sent`, which is no news, may sleep: then everything was looked at.
+        let is_no_news = |event: &WireEvent| matches!(event, WireEvent::Sent { .. });
+        while taken < COMPLETIONS_PER_POLL || self.events.iter().all(is_no_news) {
             let count = self.fetch_completions(device);
             taken += self.look_at_completions(device, pool)?;
             if count == 0 || count < COMPLETIONS_PER_CALL && !is_thorough {

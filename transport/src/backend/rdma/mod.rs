@@ -6,18 +6,22 @@
 //!
 //! What it promises beyond the contract of all wires:
 //!
-//! - A gather list of up to 17 KiB, and so a frame with a message of up to 16 KiB, is one send and takes one receive request.
+//! - A gather list of up to 17 KiB, and so a frame with a message of up to 16 KiB, is one send and takes one receive
+//!   request.
 //! - Nothing is ever sent for which the peer has no receive request: `credit` sees to it, and a peer that does it
 //!   loses its connection.
-//! - [`WireEvent::Sent`](super::WireEvent::Sent) is reported when the device needs the memory no more: at once for what travels inside its work
-//!   request, and else when the peer's device has acknowledged it.
-//! - While it polls it makes no system call but one in 256 polls, and one in each poll while a channel comes up or goes down.
-//! - What was sent before a close leaves before it.
+//! - [`WireEvent::Sent`](super::WireEvent::Sent) is reported when the device needs the memory no more: with the next poll
+//!   for what travels inside its work request, and else when the peer's device has acknowledged it.
+//! - While it polls it makes no system call but one in 256 polls, and one in each poll while a channel comes up or goes
+//!   down.
+//! - What was posted before a close leaves before it; what waits for credit then does not.
 //!
 //! `verbs` is the seam to the device; `engine` the wire over it, with its control path in `control` and its data path
-//! in `data` and, for bodies that their receiver fetches itself, `one_sided`; `credit`, `sending`, `receives` and `memory` are what these keep account of; `removal` is for devices that go.
+//! in `data` and, for bodies that their receiver fetches itself, `one_sided`; `credit`, `sending`, `receives` and `memory`
+//! are what these keep account of; `removal` is for devices that go.
 //!
-//! What it must never know: what a frame or a message is, and what time it is.
+//! What it must never know: what a frame or a message is. It measures time only where nobody tells it of anything: how
+//! often to look for a device that was removed, and how long to wait for what was sent when it is dropped.
 
 mod config;
 #[cfg(feature = "rdma")]

@@ -35,6 +35,11 @@ impl RdmaWire {
         Ok(Self { engine: Engine::new(RealVerbs::open()?, config) })
     }
 
+    /// How long a sleep may last that follows now: there may be something to wait for that wakes nobody.
+    pub(crate) fn sleep_max(&self) -> Option<Duration> {
+        self.engine.sleep_max()
+    }
+
     /// What a wait point has to watch: readable when there is something to poll for, once [`Wire::arm`] was called.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.engine.verbs.descriptor()
@@ -88,7 +93,7 @@ impl Wire for RdmaWire {
     }
 
     fn arm(&mut self) -> io::Result<Option<Duration>> {
-        self.engine.arm()
+        Ok(self.engine.arm())
     }
 
     fn one_sided(&mut self) -> Option<&mut dyn OneSided> {

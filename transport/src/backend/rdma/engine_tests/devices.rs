@@ -1,7 +1,9 @@
 //! Links that go down, devices that go away, and completion queues that overflow.
 
 use super::*;
+use crate::backend::rdma::verbs::Verbs;
 use crate::backend::rdma::verbs::fake::Fault;
+use std::os::fd::AsRawFd;
 
 #[test]
 fn a_link_that_goes_down_ends_what_is_sent_over_it() {
@@ -103,6 +105,37 @@ fn a_completion_queue_that_overflows_ends_its_channels_by_name() {
             end.said.iter().filter(|it| matches!(it, WireEvent::Received { .. })).count()
         );
     }
+}
+
+#[test]
+fn a_device_that_cannot_be_armed_ends_its_channels_and_disturbs_no_sleep() {
+    let (mut rig, near, far) = Rig::connected();
+    // It was armed before, and something has come.
+    rig.ends[0].arm();
+    rig.ends[1].send(far, &content(100)).unwrap();
+    rig.network.run_until_quiet();
+    rig.network.inject(rig.ends[0].name, Fault::ArmFails(libc::EIO));
+    assert_eq!(rig.ends[0].arm(), None);
+    assert_broken(&rig.end_of(0, near), "cannot be taken (Input/output error");
+    rig.end_of(1, far);
+    // A driver would wake at once, for ever.
+    rig.rounds(50);
+    assert_eq!(rig.ends[0].arm(), None);
+    let descriptor = rig.ends[0].engine().verbs.descriptor().as_raw_fd();
+    let mut found = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, of our own.
+    assert_eq!(unsafe { libc::poll(&mut found, 1, 0) }, 0, "the descriptor is readable");
+}
+
+#[test]
+fn a_device_is_asked_for_less_inline_when_it_refuses_so_much() {
+    let config = RdmaConfig { inline_bytes: 4096, ..config() };
+    let mut rig = Rig::with(FakeNetwork::in_turn(), &[config.clone(), config]);
+    let place = rig.ends[1].listen().1;
+    let (near, far) = rig.connect(0, 1, &place);
+    let given = rig.ends[0].state(near).link.as_ref().unwrap().queue_pair.sizes.inline_bytes;
+    assert!((256..4096).contains(&given), "{given} bytes inline");
+    rig.pass((0, near), (1, far), &content(given as usize));
 }
 
 #[test]

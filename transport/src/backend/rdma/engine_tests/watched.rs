@@ -120,6 +120,10 @@ impl Verbs for Watched {
         self.verbs.close_device(device);
     }
 
+    fn unwatch(&mut self, device: Device) {
+        self.verbs.unwatch(device);
+    }
+
     fn let_go(&mut self) -> bool {
         self.verbs.let_go()
     }

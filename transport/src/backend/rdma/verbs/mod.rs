@@ -377,6 +377,9 @@ pub(super) trait Verbs {
     /// on it does not come back, and the memory of that belongs to the caller again.
     fn close_device(&mut self, device: Device);
 
+    /// From now on nothing of a device makes the descriptor readable.
+    fn unwatch(&mut self, device: Device);
+
     /// Whoever removes a device waits until no process has it open. Lets go of those that were closed and are gone;
     /// false if one of them is not yet, and this is to be tried again.
     fn let_go(&mut self) -> bool;

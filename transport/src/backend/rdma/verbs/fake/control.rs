@@ -229,7 +229,7 @@ impl State {
     pub(super) fn show_readable(&mut self) {
         for end in &mut self.ends {
             let has_event = !end.events.is_empty() && !end.events_held;
-            let is_notified = end.contexts.iter().any(|context| context.is_notified);
+            let is_notified = end.contexts.iter().any(|context| context.is_notified && !context.is_unwatched);
             let is_readable = has_event || is_notified || end.is_readable_without_reason;
             if is_readable == end.is_readable {
                 continue;

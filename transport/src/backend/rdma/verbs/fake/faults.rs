@@ -17,6 +17,8 @@ pub(in crate::backend::rdma) enum Fault {
     CompletionsOverflow,
     /// Taking completions fails with this error, and loses none.
     TakeCompletionsFails(i32),
+    /// Arming a queue fails with this error (`EIO`: the device is gone).
+    ArmFails(i32),
     /// The next completion that should wake an armed end does not.
     NotificationLost,
     /// Registering memory fails with this error (`ENOMEM`: the limit of locked memory).

@@ -81,6 +81,8 @@ pub(super) struct Context {
     pub(super) taken_at_once_max: usize,
     pub(super) is_armed: bool,
     pub(super) is_notified: bool,
+    /// Its notifications make nothing readable any more.
+    pub(super) is_unwatched: bool,
     pub(super) receives: VecDeque<ReceiveEntry>,
     /// Receive requests whose completion was not taken: their places in the queue are not free.
     pub(super) receives_used: u32,

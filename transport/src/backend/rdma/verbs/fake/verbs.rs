@@ -159,6 +159,13 @@ impl Verbs for FakeVerbs {
         })
     }
 
+    fn unwatch(&mut self, device: Device) {
+        self.with(|state, end| {
+            state.ends[end].contexts[device.0 as usize].is_unwatched = true;
+            state.show_readable();
+        });
+    }
+
     fn close_device(&mut self, device: Device) {
         self.with(|state, end| {
             let this = &mut state.ends[end];
@@ -223,6 +230,13 @@ impl Verbs for FakeVerbs {
 
     fn arm(&mut self, device: Device) -> io::Result<()> {
         self.with(|state, end| {
+            let injected = state.take_fault(end, |fault| match fault {
+                Fault::ArmFails(error) => Some(*error),
+                _ => None,
+            });
+            if let Some(error) = injected {
+                return Err(errno(error));
+            }
             let context = state.context(end, device.0)?;
             context.is_armed = true;
             context.is_notified = false;
@@ -280,6 +294,7 @@ impl State {
             taken_at_once_max: usize::MAX,
             is_armed: false,
             is_notified: false,
+            is_unwatched: false,
             receives: VecDeque::new(),
             receives_used: 0,
             overflows: 0,

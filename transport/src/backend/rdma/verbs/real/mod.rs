@@ -258,6 +258,12 @@ impl Verbs for RealVerbs {
         self.regions.drop_if(|region| region.is_of(&device));
     }
 
+    fn unwatch(&mut self, device: Device) {
+        if let Some(Some(device)) = self.devices.get(device.0 as usize) {
+            device.unwatch(&self.watch);
+        }
+    }
+
     fn let_go(&mut self) -> bool {
         self.departing.retain_mut(|(context, looks)| {
             *looks -= 1;

@@ -4,6 +4,7 @@ use crate::body::Request;
 use crate::cast::{Actor, Cast, figures, start_broker, wait_for_figure};
 use crate::part::{Calls, Role, Times};
 use crate::proxy::Proxy;
+use nix::sys::signal::Signal;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -27,6 +28,11 @@ fn what_was_produced_is_settled_whoever_dies() {
         (1..=PRODUCERS).map(|number| Actor::start(cast.part(Role::Producer, number))).collect();
     let mut ledger = Ledger::default();
     for round in 1..=ROUNDS {
+        // Every second one dies of what it was given while it could handle nothing, so that some is left for certain;
+        // the others die at work, which may be done before they are.
+        if round % 2 == 1 {
+            consumers[0].signal(Signal::SIGSTOP);
+        }
         producers.iter_mut().for_each(|producer| producer.tell(MESSAGES));
         // Half of what this round brings.
         ledger.wait_for(&mut consumers, PRODUCERS * MESSAGES * round - MESSAGES);

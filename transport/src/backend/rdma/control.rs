@@ -8,8 +8,8 @@ use super::one_sided::{ReadsAtOnce, Sides, Windows};
 use super::receives::{self, Receives, SLOT_BYTES};
 use super::sending::{SendQueue, Sending};
 use super::verbs::{
-    ConnectParameters, DeviceLimits, DeviceSizes, Event, Identifier, Operation, PrivateData, QueuePairSizes,
-    REJECTION_BYTES_MAX, Request, Verbs,
+    Completion, ConnectParameters, DeviceLimits, DeviceSizes, Event, Identifier, Operation, PrivateData,
+    QueuePairSizes, REJECTION_BYTES_MAX, Request, Verbs,
 };
 use super::work::{CHANNELS_MAX, Kind, Work};
 use crate::backend::{
@@ -490,6 +490,7 @@ impl<V: Verbs> Engine<V> {
             queue_pairs_max,
             is_short: false,
             unseen: VecDeque::with_capacity(COMPLETIONS_PER_CALL),
+            taken: Box::new([Completion::NONE; COMPLETIONS_PER_CALL]),
             is_broken: false,
             is_gone: false,
         });

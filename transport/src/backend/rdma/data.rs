@@ -60,7 +60,8 @@ impl<V: Verbs> Engine<V> {
         }
         let device = &mut self.devices[link.device];
         self.parts.clear();
-        let planned = plan(link, room, &mut self.parts, |segment| {
+        let mut planned = ArrayVec::<Planned, LIST_MAX>::new();
+        plan(link, &mut planned, room, &mut self.parts, |segment| {
             device.memory.key(segment, &mut self.verbs, &mut self.budget)
         })?;
         // One that is all inline is done when it is posted: it needs no completion, and nothing waits for it.
@@ -290,19 +291,20 @@ enum Progress {
 }
 
 /// Plans up to `room` sends, whose parts go to `parts`.
+#[inline]
 fn plan(
     link: &Link,
+    planned: &mut ArrayVec<Planned, LIST_MAX>,
     room: usize,
     parts: &mut Vec<Part>,
     mut key: impl FnMut(&crate::pool::Segment) -> Result<u32, super::memory::PinError>,
-) -> io::Result<ArrayVec<Planned, LIST_MAX>> {
+) -> io::Result<()> {
     let sizes = Sizes::new(link.slot_bytes, &link.queue_pair.sizes);
-    let mut planned = ArrayVec::new();
     let mut cursor = link.sending.cursor();
     while planned.len() < room
         && let Some(next) = link.sending.plan(&mut cursor, &sizes, parts, &mut key)?
     {
         planned.push(next);
     }
-    Ok(planned)
+    Ok(())
 }

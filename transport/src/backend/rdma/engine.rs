@@ -63,6 +63,8 @@ pub(super) struct Engine<V: Verbs> {
     /// The parts of the sends that are being posted; kept for its memory.
     pub(super) parts: Vec<Part>,
     polls_until_look: u32,
+    /// The last poll had news, and left to the next one what follows from it.
+    has_put_off: bool,
 }
 
 /// Whose an identifier is.
@@ -89,6 +91,8 @@ pub(super) struct DeviceState {
     pub(super) is_short: bool,
     /// Completions that were taken and not looked at.
     pub(super) unseen: VecDeque<Completion>,
+    /// Where completions are taken to; kept, because filling it anew would be half of a poll that finds nothing.
+    pub(super) taken: Box<[Completion; COMPLETIONS_PER_CALL]>,
     /// Its completions cannot be taken any more. It stays so: what was posted on it is never known to be done.
     pub(super) is_broken: bool,
     /// It goes away, has no channels any more, and is given back at the end of the poll.
@@ -143,6 +147,11 @@ pub(super) struct Link {
     pub(super) is_last_posted: bool,
 }
 
+/// Whether whoever sees nothing else may sleep.
+fn is_no_news(event: &WireEvent) -> bool {
+    matches!(event, WireEvent::Sent { .. })
+}
+
 impl State {
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Open)
@@ -170,6 +179,7 @@ impl<V: Verbs> Engine<V> {
             leaving: Vec::new(),
             parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
             polls_until_look: 0,
+            has_put_off: false,
         }
     }
 
@@ -184,14 +194,29 @@ impl<V: Verbs> Engine<V> {
             self.look_for_devices();
         }
         self.polls_until_look -= 1;
+        if std::mem::take(&mut self.has_put_off) {
+            self.catch_up(pool);
+        }
         for device in 0..self.devices.len() {
             self.take_completions(device, is_thorough, pool)?;
-            self.post_receives(device, pool);
         }
         self.end_leaving(pool)?;
-        self.serve_busy(pool);
+        // News is handed on before anything else is done: what the user makes of it is what its peer waits for, and
+        // may carry the credit that an empty send would have to. Whoever gets news polls again before a sleep.
+        self.has_put_off = !self.events.iter().all(is_no_news);
+        if !self.has_put_off {
+            self.catch_up(pool);
+        }
         events.append(&mut self.events);
         Ok(())
+    }
+
+    /// Does what follows from what was taken: new receive requests, sends that have room now, credit to tell of.
+    fn catch_up(&mut self, pool: &mut Pool) {
+        for device in 0..self.devices.len() {
+            self.post_receives(device, pool);
+        }
+        self.serve_busy(pool);
     }
 
     /// Makes the descriptor readable when something happens from now on; the caller polls once more afterwards, and
@@ -219,8 +244,7 @@ impl<V: Verbs> Engine<V> {
 
     fn take_completions(&mut self, device: usize, is_thorough: bool, pool: &mut Pool) -> io::Result<()> {
         let mut taken = 0;
-        // Whoever sees no event but `Sent`, which is no news, may sleep: then everything was looked at.
-        let is_no_news = |event: &WireEvent| matches!(event, WireEvent::Sent { .. });
+        // Whoever sees no news may sleep: then everything was looked at.
         while taken < COMPLETIONS_PER_POLL || self.events.iter().all(is_no_news) {
             let count = self.fetch_completions(device);
             taken += self.look_at_completions(device, pool)?;
@@ -266,10 +290,9 @@ impl<V: Verbs> Engine<V> {
         if state.is_broken {
             return 0;
         }
-        let mut completions = [Completion::NONE; COMPLETIONS_PER_CALL];
-        match self.verbs.take_completions(state.device, &mut completions) {
+        match self.verbs.take_completions(state.device, &mut *state.taken) {
             Ok(count) => {
-                state.unseen.extend(&completions[..count]);
+                state.unseen.extend(&state.taken[..count]);
                 count
             }
             Err(error) => {

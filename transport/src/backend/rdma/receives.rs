@@ -98,30 +98,26 @@ impl Receives {
         budget: &mut Budget,
         pool: &mut Pool,
     ) -> Result<u32, (u32, PostError)> {
-        let mut parts = [[Part { address: 0, bytes: 0, key: 0 }; PARTS as usize]; LIST_MAX];
-        let mut filled = 0;
+        let mut parts = ArrayVec::<[Part; PARTS as usize], LIST_MAX>::new();
         let mut failure = None;
-        let list = self.idle.iter().rev().take(LIST_MAX);
-        for (place, slot) in parts.iter_mut().zip(list) {
+        for slot in self.idle.iter().rev().take(LIST_MAX) {
             match self.slots[*slot as usize].parts(verbs, memory, budget, pool) {
-                Ok(found) => *place = found,
+                Ok(found) => parts.push(found),
                 Err(error) => {
                     failure = Some(error);
                     break;
                 }
             }
-            filled += 1;
         }
-        let mut list = [Receive { work: 0, parts: &[] }; LIST_MAX];
-        for ((entry, parts), slot) in list.iter_mut().zip(&parts).zip(self.idle.iter().rev()) {
-            *entry = Receive { work: u64::from(*slot), parts };
-        }
-        let Posted { count, error } = if filled == 0 {
+        let list = parts.iter().zip(self.idle.iter().rev());
+        let list: ArrayVec<Receive<'_>, LIST_MAX> =
+            list.map(|(parts, slot)| Receive { work: u64::from(*slot), parts }).collect();
+        let Posted { count, error } = if list.is_empty() {
             Posted { count: 0, error: None }
         } else {
             // SAFETY: the buffers lie in the slots, which are marked as posted below and then keep them until their
             // completion; and the wire drops the seam before the slots.
-            unsafe { verbs.post_receives(device, &list[..filled]) }
+            unsafe { verbs.post_receives(device, &list) }
         };
         for slot in self.idle.drain(self.idle.len() - count..) {
             self.slots[slot as usize].is_posted = true;

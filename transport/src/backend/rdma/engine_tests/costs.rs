@@ -37,6 +37,21 @@ fn a_message_to_and_fro_is_one_post_and_one_completion_for_each_end_and_directio
     }
 }
 
+/// What arrived is what a peer waits for an answer to: buffers for further receive requests are found afterwards.
+#[test]
+fn what_arrived_is_handed_on_before_its_receive_request_is_posted_again() {
+    let (mut rig, near, far) = Rig::connected();
+    rig.rounds(3);
+    let posted = |rig: &mut Rig| rig.ends[1].engine().devices[0].receives.posted();
+    let before = posted(&mut rig);
+    rig.ends[0].send(near, b"news").unwrap();
+    rig.network.run_until_quiet();
+    rig.ends[1].poll();
+    assert_eq!((rig.ends[1].received(far), posted(&mut rig)), (b"news".to_vec(), before - 1));
+    rig.ends[1].poll();
+    assert_eq!(posted(&mut rig), before, "whoever got news polls again");
+}
+
 #[test]
 fn under_load_a_list_is_one_post() {
     let (mut rig, near, far) = Rig::connected();

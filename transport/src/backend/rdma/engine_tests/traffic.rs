@@ -226,6 +226,8 @@ fn bodies_of_megabytes_go_both_ways_with_small_pools() {
 #[test]
 fn what_a_lost_notification_was_of_is_found_by_the_next_poll() {
     let (mut rig, near, far) = Rig::connected();
+    // What followed from coming up was put off to this poll.
+    rig.ends[1].poll();
     assert_eq!(rig.ends[1].arm(), None);
     rig.ends[1].poll();
     rig.network.inject(rig.ends[1].name, Fault::NotificationLost);

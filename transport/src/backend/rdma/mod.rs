@@ -44,6 +44,8 @@ mod one_sided;
 #[cfg(feature = "rdma")]
 mod receives;
 #[cfg(feature = "rdma")]
+mod releasing;
+#[cfg(feature = "rdma")]
 mod removal;
 #[cfg(feature = "rdma")]
 mod sending;

@@ -151,6 +151,7 @@ fn what_was_told_of_an_old_channel_ends_no_newer_one() {
     rig.network.run_until_quiet();
     rig.ends[0].engine().broke(near, std::io::Error::other("a send failed"));
     assert!(rig.ends[0].engine().channels.at(near).is_none(), "it had nothing to wait for");
+    assert!(rig.ends[0].engine().hurry_lingering(0));
     let newer = rig.ends[0].engine().connect(&place).unwrap();
     assert_eq!(rig.ends[0].identifier(newer), identifier, "the number is used again");
     let is_up =

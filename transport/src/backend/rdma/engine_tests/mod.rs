@@ -126,6 +126,14 @@ impl Rig {
         panic!("it does not happen; the ends have said {said:?}");
     }
 
+    /// Goes on until no queue pair has outlived its channel.
+    #[track_caller]
+    fn until_nothing_lingers(&mut self) {
+        self.until(|rig| {
+            rig.ends.iter().all(|end| end.engine.as_ref().is_none_or(|engine| engine.lingering.is_empty()))
+        });
+    }
+
     /// Sends from one end and waits until it has arrived at the other.
     #[track_caller]
     fn pass(&mut self, (from, near): (usize, Channel), (to, far): (usize, Channel), bytes: &[u8]) {
@@ -164,6 +172,7 @@ impl Rig {
     /// All channels are gone, and with the wires all buffers come back.
     #[track_caller]
     fn assert_empty(mut self) {
+        self.until_nothing_lingers();
         for end in &mut self.ends {
             if let Some(engine) = &mut end.engine {
                 assert_eq!((engine.channels.len(), engine.unsettled), (0, 0), "channels at {}", end.address);

@@ -191,6 +191,11 @@ impl FakeNetwork {
         self.shared.borrow().ends[end.0].contexts.iter().map(|context| context.not_ready).sum()
     }
 
+    /// How many receive requests of an end went with their queue pair.
+    pub(in crate::backend::rdma) fn receives_lost(&self, end: EndName) -> u64 {
+        self.shared.borrow().ends[end.0].contexts.iter().map(|context| context.receives_lost).sum()
+    }
+
     /// What was done that no program may do.
     pub(in crate::backend::rdma) fn misuses(&self) -> Vec<String> {
         self.shared.borrow().misuses.clone()

@@ -366,7 +366,7 @@ pub(super) trait Verbs {
     /// `ibv_get_async_event(3)`). It is learnt by [`Verbs::take_event`], and makes the descriptor readable.
     ///
     /// A queue pair that is destroyed earlier may take a receive request with it, for ever. Not every device says it:
-    /// `mlx5`, `bnxt_re` and `hns` do, and soft-RoCE since Linux 6.5.
+    /// `mlx5`, `bnxt_re` and `hns` do, and soft-RoCE since 2023.
     fn has_let_go_of_receives(&mut self, identifier: Identifier) -> bool;
 
     /// The peer's address, as far as it is known.

@@ -4,7 +4,11 @@ use super::super::{Identifier, Verbs};
 use super::{ACCEPTING, CONNECTING, Ends, TURNS_SETTLED, World, send};
 
 /// Not every device says it of one that has.
-pub(in crate::backend::rdma::verbs) fn only_a_queue_pair_that_has_failed_may_have_let_go_of_receives<V: Verbs>(ends: Ends<V>) {
+pub(in crate::backend::rdma::verbs) fn only_a_queue_pair_that_has_failed_may_have_let_go_of_receives<
+    V: Verbs,
+>(
+    ends: Ends<V>,
+) {
     let (mut world, link) = World::connected(ends);
     let others = [world.part(ACCEPTING, 0, 100)];
     world.receive(ACCEPTING, 1, &others);

@@ -525,14 +525,17 @@ impl<V: Verbs> Engine<V> {
 
     /// A channel that this end has closed has sent everything.
     pub(super) fn flushed(&mut self, channel: Channel) {
-        let Some(State { identifier: Some(identifier), phase, .. }) = self.channels.at(channel) else {
+        let Some(State { identifier: Some(identifier), phase, link, .. }) = self.channels.at(channel) else {
             return;
         };
         let identifier = *identifier;
         *phase = Phase::Draining(ChannelEnd::Local);
+        let has_regions = link.as_ref().is_some_and(|link| link.one_sided.has_regions());
         // The peer learns of it; a connection that is gone by now needs no word.
         let _ = self.verbs.disconnect(identifier);
-        self.finish(channel);
+        if !has_regions || self.post_last(channel).is_err() {
+            self.finish(channel);
+        }
     }
 
     /// A channel broke: by its peer's leaving, if that is known, and else by what was seen.
@@ -566,10 +569,12 @@ impl<V: Verbs> Engine<V> {
         state.phase = Phase::Draining(reason);
         self.unsettled += usize::from(was_settled);
         let Some(identifier) = state.identifier else { return self.finish(channel) };
-        let is_empty = state.link.as_ref().is_none_or(|link| link.queue.is_empty());
+        // A queue pair with regions of its own does not linger, and is waited for in any case.
+        let is_done = |link: &Link| link.queue.is_empty() && !link.one_sided.has_regions();
+        let is_done = state.link.as_deref().is_none_or(is_done);
         // It fails when the peer has done so before, and then there is nothing left to do.
         let _ = self.verbs.disconnect(identifier);
-        if is_empty || self.post_last(channel).is_err() {
+        if is_done || self.post_last(channel).is_err() {
             self.finish(channel);
         }
     }

@@ -14,8 +14,8 @@
 //!
 //! It does not linger where there is nothing to wait for: when its peer was promised nothing, or was never heard of; when
 //! a receive request of its has come back with an error, which is the one that it had; when its device is gone, or cannot
-//! tell. Nor with regions of its own beneath its windows, as soft-RoCE needs them, which can go only after it: soft-RoCE
-//! flushes what it has in hand before what is posted behind.
+//! tell. Nor with regions of its own beneath its windows, as soft-RoCE needs them, which can go only after it: its channel
+//! ends when a request that was posted after it failed is flushed, and soft-RoCE flushes what it has in hand before that.
 //!
 //! Some devices never say it, `rxe` of Linux 6.1 among them; and events are the whole process's, so that another user of
 //! the device may take one. So the lingering ends after 100 ms in any case, as long as the device has not said it of any

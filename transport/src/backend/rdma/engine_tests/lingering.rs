@@ -174,3 +174,30 @@ fn nothing_lingers_that_has_nothing_in_hand() {
     assert!(rig.ends[0].engine.as_ref().unwrap().lingering.is_empty());
     rig.assert_empty();
 }
+
+#[test]
+fn nor_is_one_lost_where_regions_go_with_the_queue_pair() {
+    use crate::backend::OneSided;
+    for is_closed in [false, true] {
+        let mut rig = Rig::new(FakeNetwork::in_turn(), 2);
+        rig.network.change_device(rig.ends[1].name, ADDRESSES[1], |device| {
+            (device.limits.windows_have_bounds, device.says_last_receive) = (false, false);
+        });
+        let place = rig.ends[1].listen().1;
+        let (near, far) = receiving(&mut rig, &place);
+        let body = rig.ends[1].pool.copy_body(&content(10_000)).unwrap();
+        rig.ends[1].engine().expose(far, 1, &body).unwrap();
+        rig.rounds(2);
+        if is_closed {
+            rig.ends[1].engine().close(far);
+        } else {
+            rig.ends[0].engine().end_at_once(near, std::io::Error::other("enough"));
+        }
+        rig.end_of(1, far);
+        assert!(rig.ends[1].engine().lingering.is_empty(), "the regions wait for it");
+        drop(body);
+        rig.end_of(0, near);
+        assert_all_there(&rig);
+        rig.assert_empty();
+    }
+}

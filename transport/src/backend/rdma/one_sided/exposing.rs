@@ -214,6 +214,10 @@ impl Exposures {
         self.all.iter().any(|exposure| matches!(exposure.stage, Stage::Withdrawn { .. }))
     }
 
+    pub(super) fn has_regions(&self) -> bool {
+        self.all.iter().flat_map(|exposure| &exposure.windows).any(|open| open.region.is_some())
+    }
+
     /// The first that was withdrawn, if windows of it are not being closed yet.
     fn withdrawn(&mut self) -> Option<&mut Exposure> {
         self.all.iter_mut().find(|exposure| matches!(exposure.stage, Stage::Withdrawn { .. }))

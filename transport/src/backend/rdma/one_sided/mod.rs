@@ -49,6 +49,11 @@ impl Sides {
         self.readings.can_go_on() || self.exposures.has_withdrawn()
     }
 
+    /// Whether regions go with the queue pair, and after it.
+    pub(super) fn has_regions(&self) -> bool {
+        self.exposures.has_regions()
+    }
+
     /// Gives back what the device has for the exposures of a channel that has ended, before its queue pair is destroyed;
     /// returns what can go when it is.
     pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<Remains> {

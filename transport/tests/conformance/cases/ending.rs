@@ -34,7 +34,7 @@ pub(crate) fn a_close_is_seen_once_at_both_ends_behind_what_was_sent<W: WireUnde
             // With nothing on its way.
             bench.until("all bytes", |bench| bench.right.received_bytes(far).len() >= 5_000);
         }
-        let cut = [!round; 100_000];
+        let cut = [!round; 60_000];
         if round % 3 == 2 {
             // Of what is in flight a front part may arrive, and nothing else.
             bench.left.send_bytes(near, &cut);

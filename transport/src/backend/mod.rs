@@ -10,6 +10,8 @@
 //!   touch them, and reports [`WireEvent::Sent`] then. One send is in flight for each channel.
 //! - What arrives is handed out as segments of pool buffers that nobody writes to any more.
 //! - Each channel ends with exactly one [`WireEvent::Closed`], whoever ended it; nothing comes after that.
+//! - Closing waits for nothing of the peer's. What [`WireEvent::Sent`] was reported for goes before the end; a send that is
+//!   in flight is cut, wherever it stands. Whoever wants all of it to leave waits for its `Sent` first, as a driver does.
 //! - Nothing here blocks but [`WaitPoint::sleep`], and [`Wire::connect`] and [`Wire::listen`] while they resolve a
 //!   host's name.
 //!
@@ -56,8 +58,10 @@ pub trait Wire {
     /// [`SendRefused`], and `gather` stays as it was, when the channel is not open or has a send in flight.
     fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused>;
 
-    /// Ends a channel at once. Its [`WireEvent::Closed`] follows when its buffers are free. Unknown channels, which
-    /// may have closed by themselves meanwhile, are ignored.
+    /// Ends a channel at once. Its [`WireEvent::Closed`] follows when its buffers are free. The peer receives what
+    /// [`WireEvent::Sent`] was reported for, unless the channel breaks first, then perhaps a front part of a send that is
+    /// in flight, and then the end: what of it waits for room at the peer is not waited for, for it may never come.
+    /// Unknown channels, which may have closed by themselves meanwhile, are ignored.
     fn close(&mut self, channel: Channel);
 
     /// Stops listening; channels that were accepted stay.

@@ -157,8 +157,10 @@ unsafe impl Send for Pool {}
 /// pool was dropped.
 #[derive(Debug)]
 struct Shared {
-    /// The pool, and each buffer that is out.
+    /// The pool, and each buffer that is out. When the last is gone, nobody can become one any more.
     holders: ReferenceCount,
+    /// What keeps the slabs mapped: the holders, all of them as one, and each device that knows a slab.
+    keepers: ReferenceCount,
     returned: ReturnStack<Header>,
     body_copies: AtomicU64,
     body_copied_bytes: AtomicU64,
@@ -177,6 +179,7 @@ impl Pool {
         }
         let shared = Box::new(Shared {
             holders: ReferenceCount::new(1),
+            keepers: ReferenceCount::new(1),
             returned: ReturnStack::new(),
             body_copies: AtomicU64::new(0),
             body_copied_bytes: AtomicU64::new(0),
@@ -331,7 +334,7 @@ impl Shared {
         self.body_copied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Ends one holding; the last one unmaps the slabs.
+    /// Ends one holding; the last one keeps the slabs mapped no longer.
     ///
     /// # Safety
     /// The caller must be a holder, and must not use `shared`, nor a buffer of its slabs, afterwards.
@@ -339,7 +342,20 @@ impl Shared {
     unsafe fn let_go(shared: NonNull<Shared>) {
         // SAFETY: the caller is a holder, so it is alive.
         if unsafe { shared.as_ref() }.holders.release() {
-            // SAFETY: it was leaked from a `Box` in `Pool::new`, and the last holder is alone.
+            // SAFETY: the holders together are a keeper, and the last of them has gone.
+            unsafe { Self::stop_keeping(shared) };
+        }
+    }
+
+    /// The last one unmaps the slabs.
+    ///
+    /// # Safety
+    /// The caller must be a keeper, and must not use `shared` afterwards.
+    #[cold]
+    unsafe fn stop_keeping(shared: NonNull<Shared>) {
+        // SAFETY: the caller is a keeper, so it is alive.
+        if unsafe { shared.as_ref() }.keepers.release() {
+            // SAFETY: it was leaked from a `Box` in `Pool::new`, and the last keeper is alone.
             drop(unsafe { Box::from_raw(shared.as_ptr()) });
         }
     }

@@ -320,7 +320,7 @@ impl MappingHold {
     fn of(header: &Header) -> Self {
         let shared = header.shared();
         // SAFETY: the header's buffer is a holder, so `Shared` is alive.
-        unsafe { shared.as_ref() }.holders.acquire();
+        unsafe { shared.as_ref() }.keepers.acquire();
         Self { shared }
     }
 
@@ -329,18 +329,18 @@ impl MappingHold {
         self.shared == other.shared
     }
 
-    /// True when nobody but so many holds is left: neither the pool nor a buffer of it.
-    pub(crate) fn are_the_last(&self, holds: usize) -> bool {
-        // SAFETY: this is a holder, so `Shared` is alive.
-        unsafe { self.shared.as_ref() }.holders.is(holds)
+    /// True when neither the pool nor a buffer of it is left, and then for ever.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        // SAFETY: this is a keeper, so `Shared` is alive.
+        unsafe { self.shared.as_ref() }.holders.is_over()
     }
 }
 
 #[cfg(feature = "rdma")]
 impl Drop for MappingHold {
     fn drop(&mut self) {
-        // SAFETY: this is a holder until here.
-        unsafe { Shared::let_go(self.shared) };
+        // SAFETY: this is a keeper until here.
+        unsafe { Shared::stop_keeping(self.shared) };
     }
 }
 

@@ -40,10 +40,11 @@ impl ReferenceCount {
         self.0.load(Ordering::Acquire) == 1
     }
 
-    /// True when there are so many holders, and then the caller sees everything that earlier ones did.
+    /// True when the last holder has let go, and then the caller sees everything that they did.
     #[cfg(feature = "rdma")]
-    pub(crate) fn is(&self, holders: usize) -> bool {
-        self.0.load(Ordering::Acquire) == holders
+    pub(crate) fn is_over(&self) -> bool {
+        // Acquire: pairs with the release of each holder.
+        self.0.load(Ordering::Acquire) == 0
     }
 
     /// Starts again at one holder. Only for a thing that nobody holds.

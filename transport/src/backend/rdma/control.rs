@@ -1,6 +1,6 @@
 //! The control path: how channels and listeners come up and go down.
 
-use super::credit::{Outgoing, Shares, WINDOW_MIN, connections_max};
+use super::credit::{Incoming, Outgoing, Shares, WINDOW_MIN, connections_max};
 use super::engine::{COMPLETIONS_PER_CALL, DeviceState, Engine, Link, Owner, Phase, State};
 use super::greeting::{self, Greeting};
 use super::memory::Memory;
@@ -243,7 +243,7 @@ impl<V: Verbs> Engine<V> {
         self.verbs.accept(identifier, &parameters, &greeting)
     }
 
-    fn reject(&mut self, identifier: Identifier, reason: &str) {
+    pub(super) fn reject(&mut self, identifier: Identifier, reason: &str) {
         // A peer that is gone needs no answer.
         let _ = self.verbs.reject(identifier, rejection_text(reason));
         self.verbs.destroy(identifier);
@@ -310,7 +310,7 @@ impl<V: Verbs> Engine<V> {
         let Some(Owner::Channel(channel)) = self.owner(identifier) else { return };
         match self.channels.at(channel).map(|state| &state.phase) {
             Some(Phase::Connecting(_)) => self.try_next(channel, error),
-            Some(Phase::Accepting(_)) => self.finish(channel),
+            Some(Phase::Accepting(_)) => self.drain_with(channel, ChannelEnd::Broken(error)),
             Some(Phase::Open | Phase::Flushing) => self.broke(channel, error),
             Some(Phase::Draining(_)) | None => {}
         }
@@ -403,10 +403,11 @@ impl<V: Verbs> Engine<V> {
         let (count, posted) =
             state.receives.post(state.device, &mut self.verbs, &mut state.memory, &mut self.budget, pool);
         state.shares.posted(count);
-        let Some(incoming) = state.shares.join() else {
+        let Some(incoming) = self.join(place) else {
             let reason = posted.err().map_or_else(|| "none are free".to_owned(), |error| error.to_string());
             return Err(io::Error::other(format!("no receive requests could be posted: {reason}")));
         };
+        let state = &mut self.devices[place];
         let sends = self.config.sends_max.min(state.limits.sends_max);
         let parts = PARTS_MAX.min(state.limits.parts_max);
         let mut sizes = QueuePairSizes { sends, parts, inline_bytes: state.inline_bytes };
@@ -434,11 +435,31 @@ impl<V: Verbs> Engine<V> {
                     early: Vec::new(),
                     is_busy: false,
                     is_last_posted: false,
+                    is_last_received: false,
                 }))
             }
             Err(error) => {
                 state.shares.leave(&incoming);
                 Err(io::Error::new(error.kind(), format!("no queue pair could be made: {error}")))
+            }
+        }
+    }
+
+    /// A share of a device's receive requests for one connection more, if need be that of queue pairs which linger.
+    fn join(&mut self, place: usize) -> Option<Incoming> {
+        let limits = &self.devices[place].limits;
+        let queue_pairs_max = limits.queue_pairs_max as usize;
+        loop {
+            let state = &mut self.devices[place];
+            let queue_pairs = state.queue_pairs.len();
+            let device = state.device;
+            if queue_pairs + self.lingering_on(device) < queue_pairs_max
+                && let Some(incoming) = self.devices[place].shares.join()
+            {
+                return Some(incoming);
+            }
+            if !self.hurry_lingering(place) {
+                return None;
             }
         }
     }
@@ -489,6 +510,7 @@ impl<V: Verbs> Engine<V> {
             queue_pairs: Default::default(),
             queue_pairs_max,
             is_short: false,
+            says_last_receive: false,
             unseen: VecDeque::with_capacity(COMPLETIONS_PER_CALL),
             taken: Box::new([Completion::NONE; COMPLETIONS_PER_CALL]),
             is_broken: false,
@@ -504,14 +526,17 @@ impl<V: Verbs> Engine<V> {
 
     /// A channel that this end has closed has sent everything.
     pub(super) fn flushed(&mut self, channel: Channel) {
-        let Some(State { identifier: Some(identifier), phase, .. }) = self.channels.at(channel) else {
+        let Some(State { identifier: Some(identifier), phase, link, .. }) = self.channels.at(channel) else {
             return;
         };
         let identifier = *identifier;
         *phase = Phase::Draining(ChannelEnd::Local);
+        let has_regions = link.as_ref().is_some_and(|link| link.one_sided.has_regions());
         // The peer learns of it; a connection that is gone by now needs no word.
         let _ = self.verbs.disconnect(identifier);
-        self.finish(channel);
+        if !has_regions || self.post_last(channel).is_err() {
+            self.finish(channel);
+        }
     }
 
     /// A channel broke: by its peer's leaving, if that is known, and else by what was seen.
@@ -545,10 +570,12 @@ impl<V: Verbs> Engine<V> {
         state.phase = Phase::Draining(reason);
         self.unsettled += usize::from(was_settled);
         let Some(identifier) = state.identifier else { return self.finish(channel) };
-        let is_empty = state.link.as_ref().is_none_or(|link| link.queue.is_empty());
+        // A queue pair with regions of its own does not linger, and is waited for in any case.
+        let is_done = |link: &Link| link.queue.is_empty() && !link.one_sided.has_regions();
+        let is_done = state.link.as_deref().is_none_or(is_done);
         // It fails when the peer has done so before, and then there is nothing left to do.
         let _ = self.verbs.disconnect(identifier);
-        if is_empty || self.post_last(channel).is_err() {
+        if is_done || self.post_last(channel).is_err() {
             self.finish(channel);
         }
     }
@@ -643,63 +670,6 @@ impl<V: Verbs> Engine<V> {
         self.unsettled -= usize::from(!state.is_settled());
         if state.is_known {
             self.events.push(WireEvent::Closed { channel, reason });
-        }
-    }
-
-    /// Gives back what a channel has of its device. From here on no device touches what it was sending.
-    fn release(&mut self, channel: Channel) {
-        let Some(state) = self.channels.at(channel) else { return };
-        let (identifier, mut link) = (state.identifier.take(), state.link.take());
-        let mut regions = Vec::new();
-        if let Some(link) = &mut link {
-            // First, so that none of its completions is handed to a queue pair that gets the same number.
-            self.devices[link.device].queue_pairs.remove(&link.queue_pair.number);
-            self.take_last_completions(link);
-            // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
-            regions = link.one_sided.free(&mut self.devices[link.device], &mut self.verbs);
-        }
-        if let Some(identifier) = identifier {
-            self.verbs.destroy(identifier);
-            self.set_owner(identifier, None);
-            self.forget_events(identifier);
-        }
-        if let Some(link) = link {
-            self.devices[link.device].shares.leave(&link.incoming);
-            self.forget_regions(regions);
-        }
-    }
-
-    /// Takes the completions of a queue pair that is to be destroyed, and its receive requests with them. Some devices
-    /// forget those that were not taken (`mlx5_cq_clean` of `libmlx5`), and these receive requests would never be
-    /// posted again, though they count as posted. Completions of others are looked at by the next poll.
-    fn take_last_completions(&mut self, link: &Link) {
-        while self.fetch_completions(link.device) > 0 {}
-        let DeviceState { unseen, receives, shares, .. } = &mut self.devices[link.device];
-        unseen.retain(|completion| {
-            let is_its = completion.queue_pair == link.queue_pair.number;
-            if is_its
-                && Work::decode(completion.work).is_none()
-                && receives.take(completion.work, 0).is_some()
-            {
-                shares.lost();
-            }
-            !is_its
-        });
-    }
-
-    /// Forgets what was told of an identifier that is gone: its number may be given again.
-    fn forget_events(&mut self, identifier: Identifier) {
-        let mut requests = Vec::new();
-        self.pending.retain(|event| {
-            if let Event::Requested { listener, identifier: request, .. } = event
-                && *listener == identifier
-            {
-                requests.push(*request);
-            }
-            event.whose() != identifier
-        });
-        for request in requests {
-            self.reject(request, "the listener was stopped before it accepted");
         }
     }
 }

@@ -170,6 +170,17 @@ impl Shares {
         self.connections -= 1;
     }
 
+    /// A connection is gone, but its queue pair lingers with one of the receive requests that it was promised.
+    pub(super) fn linger(&mut self, incoming: &Incoming) {
+        self.leave(incoming);
+        self.promised += 1;
+    }
+
+    /// Such a queue pair is gone.
+    pub(super) fn lingered(&mut self) {
+        self.promised -= 1;
+    }
+
     /// The peer of a connection has used a receive request. Refused if it had no right to.
     #[inline]
     pub(super) fn received(&mut self, incoming: &mut Incoming) -> Result<(), Overrun> {

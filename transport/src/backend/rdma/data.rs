@@ -230,12 +230,15 @@ impl<V: Verbs> Engine<V> {
         let bytes = if completion.status.is_success() { completion.bytes } else { 0 };
         let Some(arrived) = state.receives.take(completion.work, bytes) else { return Ok(()) };
         let Some(&channel) = state.queue_pairs.get(&completion.queue_pair) else {
-            // Of a queue pair that is gone.
-            state.shares.lost();
+            // Of a queue pair that lingers, or is gone.
+            self.lingering_received(device, completion.queue_pair, completion.status.is_success());
             return Ok(());
         };
         if !completion.status.is_success() {
             state.shares.lost();
+            if let Some(State { link: Some(link), .. }) = self.channels.at(channel) {
+                link.is_last_received = true;
+            }
             let error = io::Error::other(format!("receiving failed: {}", completion.status));
             self.broke(channel, error);
             return Ok(());

@@ -5,6 +5,7 @@ use super::credit::{Incoming, Outgoing, Shares};
 use super::memory::{Budget, Memory};
 use super::one_sided::{Sides, Windows};
 use super::receives::Receives;
+use super::releasing::Lingering;
 use super::removal::Removal;
 use super::sending::{Flight, SendQueue, Sending};
 use super::verbs::{Completion, Device, DeviceLimits, Event, Identifier, Part, QueuePair, Verbs};
@@ -30,6 +31,9 @@ const POLLS_UNTIL_LOOK: u32 = 256;
 
 /// The longest sleep while receive requests wait for buffers.
 const SHORT_SLEEP_MAX: Duration = Duration::from_millis(2);
+
+/// The longest sleep while queue pairs linger: another user of their device may take the event that ends it.
+const LINGERING_SLEEP_MAX: Duration = Duration::from_millis(100);
 
 /// How long a wire that is dropped waits for what it has posted.
 const DROP_WAIT: Duration = Duration::from_millis(200);
@@ -60,6 +64,8 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) tables: Option<Pool>,
     /// Channels whose peer has left. They end when what had arrived before is taken.
     pub(super) leaving: Vec<Channel>,
+    /// Queue pairs that outlive their channels, in the order in which these ended.
+    pub(super) lingering: Vec<Lingering>,
     /// The parts of the sends that are being posted; kept for its memory.
     pub(super) parts: Vec<Part>,
     polls_until_look: u32,
@@ -89,6 +95,8 @@ pub(super) struct DeviceState {
     pub(super) queue_pairs_max: usize,
     /// Receive requests wait for buffers, and that was said.
     pub(super) is_short: bool,
+    /// It has said of a queue pair that this has let go of the receive requests.
+    pub(super) says_last_receive: bool,
     /// Completions that were taken and not looked at.
     pub(super) unseen: VecDeque<Completion>,
     /// Where completions are taken to; kept, because filling it anew would be half of a poll that finds nothing.
@@ -145,6 +153,8 @@ pub(super) struct Link {
     pub(super) is_busy: bool,
     /// The request behind which nothing more comes is posted.
     pub(super) is_last_posted: bool,
+    /// A receive request came back with an error, and so it has none any more.
+    pub(super) is_last_received: bool,
 }
 
 /// Whether whoever sees nothing else may sleep.
@@ -177,6 +187,7 @@ impl<V: Verbs> Engine<V> {
             pending: VecDeque::new(),
             tables: None,
             leaving: Vec::new(),
+            lingering: Vec::new(),
             parts: Vec::with_capacity(GATHER_SEGMENTS_MAX),
             polls_until_look: 0,
             has_put_off: false,
@@ -190,8 +201,10 @@ impl<V: Verbs> Engine<V> {
         if self.unsettled > 0 || is_thorough || !self.pending.is_empty() {
             self.take_connection_events(pool)?;
             self.polls_until_look = POLLS_UNTIL_LOOK;
+            self.end_lingering();
             self.close_gone_devices();
             self.look_for_devices();
+            self.forget_abandoned_memory();
         }
         self.polls_until_look -= 1;
         if std::mem::take(&mut self.has_put_off) {
@@ -239,7 +252,15 @@ impl<V: Verbs> Engine<V> {
     /// that has refused a request does not say when it would take it. It holds until the next call of anything here.
     pub(super) fn sleep_max(&self) -> Option<Duration> {
         let is_waiting = !self.busy.is_empty() || self.devices.iter().any(|device| device.is_short);
-        if is_waiting { Some(SHORT_SLEEP_MAX) } else { self.removal.sleep_max() }
+        let may_linger = (!self.lingering.is_empty()).then_some(LINGERING_SLEEP_MAX);
+        if is_waiting { Some(SHORT_SLEEP_MAX) } else { may_linger.or(self.removal.sleep_max()) }
+    }
+
+    /// Lets go of slabs whose pools are gone. Nobody tells of these.
+    fn forget_abandoned_memory(&mut self) {
+        for state in &mut self.devices {
+            state.memory.forget_abandoned(&mut self.verbs, &mut self.budget);
+        }
     }
 
     fn take_completions(&mut self, device: usize, is_thorough: bool, pool: &mut Pool) -> io::Result<()> {
@@ -344,9 +365,10 @@ impl<V: Verbs> Engine<V> {
                     self.events.push(WireEvent::Sent { channel });
                 }
             }
+            // Before anything takes the room that there is: what was withdrawn can be read until then.
+            self.close_windows(channel);
             self.send_more(channel);
             self.finish_readings(channel, pool);
-            self.close_windows(channel);
             self.tell_credit(channel);
             self.flush(channel);
         }
@@ -389,6 +411,8 @@ impl<V: Verbs> Drop for Engine<V> {
             self.drain();
             std::thread::yield_now();
         }
+        // The receive requests that they may have go with their queue.
+        (0..self.devices.len()).for_each(|device| while self.hurry_lingering(device) {});
     }
 }
 

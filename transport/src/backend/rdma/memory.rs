@@ -4,19 +4,27 @@ use super::verbs::{Device, Region, Verbs};
 use crate::pool::{BufferMut, Mapping, MappingHold, Segment};
 use std::collections::HashMap;
 use std::io;
+use std::mem::ManuallyDrop;
 use thiserror::Error;
 
 /// The slabs that one device knows.
 ///
 /// A slab is kept mapped as long as it is registered, also when its pool is gone: the device has its pages, and
-/// another mapping at the same address must not be taken for it. Slabs of pools that are gone altogether are let go of
-/// when another one is registered.
+/// another mapping at the same address must not be taken for it. Each device holds each pool that it knows slabs of
+/// once; a hold tells when the pool and all its buffers are gone, whoever else holds it. Then each device lets go of its
+/// slabs by itself: [`Memory::forget_abandoned`].
+///
+/// What a device does not let go of is kept until it is closed ([`Memory::closed`]), and never given back otherwise: the
+/// device may reach it as long as there is one.
 #[derive(Debug)]
 pub(super) struct Memory {
     device: Device,
     /// The last slabs that were asked for, by the low bits of their number: what the data path looks at.
     recent: [(u64, u32); RECENT],
     registered: HashMap<u64, Registered>,
+    /// Whose these are.
+    pools: Vec<KnownPool>,
+    stuck: ManuallyDrop<Stuck>,
 }
 
 const RECENT: usize = 16;
@@ -25,7 +33,21 @@ const RECENT: usize = 16;
 struct Registered {
     region: Region,
     bytes: usize,
+}
+
+/// A pool, and the numbers of its slabs that are registered.
+#[derive(Debug)]
+struct KnownPool {
     hold: MappingHold,
+    slabs: Vec<u64>,
+}
+
+/// What could not be deregistered.
+#[derive(Debug, Default)]
+struct Stuck {
+    bytes: usize,
+    _pools: Vec<MappingHold>,
+    _segments: Vec<Segment>,
 }
 
 /// What all devices of a wire may pin together.
@@ -65,7 +87,8 @@ impl Buffer for BufferMut {
 
 impl Memory {
     pub(super) fn new(device: Device) -> Self {
-        Self { device, recent: [(u64::MAX, 0); RECENT], registered: HashMap::new() }
+        let (registered, pools, stuck) = Default::default();
+        Self { device, recent: [(u64::MAX, 0); RECENT], registered, pools, stuck }
     }
 
     /// The key by which the device knows a buffer's memory; registers it, which takes a system call and pins it, the
@@ -113,7 +136,11 @@ impl Memory {
         let Mapping { number, address, bytes } = *mapping;
         // SAFETY: the hold keeps it mapped, and is dropped only after the region is gone.
         let region = unsafe { Self::register_alone(self.device, address, bytes, verbs, budget) }?;
-        self.registered.insert(number, Registered { region, bytes, hold });
+        self.registered.insert(number, Registered { region, bytes });
+        match self.pools.iter_mut().find(|pool| pool.hold.is_of_the_pool_of(&hold)) {
+            Some(pool) => pool.slabs.push(number),
+            None => self.pools.push(KnownPool { hold, slabs: vec![number] }),
+        }
         Ok(region)
     }
 
@@ -136,46 +163,53 @@ impl Memory {
         Ok(region)
     }
 
-    /// Undoes [`Memory::register_alone`].
+    /// Undoes [`Memory::register_alone`]. If it cannot be undone, which this says, the device may still reach that memory,
+    /// and it is to be [kept](Memory::keep).
+    #[must_use = "memory that is registered must stay what it is"]
     pub(super) fn deregister_alone(
         region: Region,
         bytes: usize,
         verbs: &mut impl Verbs,
         budget: &mut Budget,
-    ) {
+    ) -> bool {
         match verbs.deregister(region) {
-            Ok(()) => budget.pinned_bytes -= bytes,
-            Err(error) => tracing::warn!(%error, bytes, "memory could not be deregistered; it stays pinned"),
+            Ok(()) => {
+                budget.pinned_bytes -= bytes;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, bytes, "memory could not be deregistered; it stays pinned, and its buffers out");
+                false
+            }
         }
     }
 
-    /// How much it has registered, but for what was registered alone.
-    pub(super) fn pinned_bytes(&self) -> usize {
-        self.registered.values().map(|slab| slab.bytes).sum()
+    /// Keeps segments until the device is closed, with so many bytes that are registered still.
+    pub(super) fn keep(&mut self, bytes: usize, segments: Vec<Segment>) {
+        self.stuck.bytes += bytes;
+        self.stuck._segments.extend(segments);
     }
 
-    /// Lets go of slabs that nobody has but this.
-    fn forget_abandoned(&mut self, verbs: &mut impl Verbs, budget: &mut Budget) {
-        let abandoned: Vec<u64> = self
-            .registered
-            .iter()
-            .filter(|(_, slab)| {
-                let of_pool =
-                    self.registered.values().filter(|other| other.hold.is_of_the_pool_of(&slab.hold));
-                slab.hold.are_the_last(of_pool.count())
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        for number in abandoned {
-            let Some(slab) = self.registered.remove(&number) else { continue };
-            self.recent[number as usize % RECENT] = (u64::MAX, 0);
-            match verbs.deregister(slab.region) {
-                Ok(()) => budget.pinned_bytes -= slab.bytes,
-                Err(error) => {
-                    tracing::warn!(%error, bytes = slab.bytes, "memory could not be deregistered; it stays pinned");
-                    // The device still has it, so it must stay what it is.
-                    std::mem::forget(slab.hold);
+    /// The device is closed, and reaches nothing any more: how many bytes are pinned no longer.
+    pub(super) fn closed(self) -> usize {
+        let stuck = ManuallyDrop::into_inner(self.stuck);
+        self.registered.values().map(|slab| slab.bytes).sum::<usize>() + stuck.bytes
+    }
+
+    /// Lets go of the slabs of pools that are gone. Looks at one count for each pool that it knows.
+    pub(super) fn forget_abandoned(&mut self, verbs: &mut impl Verbs, budget: &mut Budget) {
+        for KnownPool { hold, slabs } in self.pools.extract_if(.., |pool| pool.hold.is_abandoned()) {
+            let mut stuck_bytes = 0;
+            for number in slabs {
+                let Some(Registered { region, bytes }) = self.registered.remove(&number) else { continue };
+                self.recent[number as usize % RECENT] = (u64::MAX, 0);
+                if !Self::deregister_alone(region, bytes, verbs, budget) {
+                    stuck_bytes += bytes;
                 }
+            }
+            if stuck_bytes > 0 {
+                self.stuck.bytes += stuck_bytes;
+                self.stuck._pools.push(hold);
             }
         }
     }

@@ -14,14 +14,20 @@
 //!   for what travels inside its work request, and else when the peer's device has acknowledged it.
 //! - While it polls it makes no system call but one in 256 polls, and one in each poll while a channel comes up or goes
 //!   down.
-//! - What was posted before a close leaves before it; what waits for credit then does not.
+//! - What was posted before a close leaves before it, also where `Sent` was not reported yet; what waits for credit then
+//!   does not.
+//! - No receive request is lost with a queue pair where the device says what it has in hand (`releasing`), and nobody
+//!   waits for it.
+//! - Memory goes back to its pool only when no device can reach it: what a device does not let go of is kept, and counted,
+//!   until the device is closed.
 //!
 //! `verbs` is the seam to the device; `engine` the wire over it, with its control path in `control` and its data path
 //! in `data` and, for bodies that their receiver fetches itself, `one_sided`; `credit`, `sending`, `receives` and `memory`
-//! are what these keep account of; `removal` is for devices that go.
+//! are what these keep account of; `releasing` is how a channel gives back what it had, `removal` is for devices that go.
 //!
 //! What it must never know: what a frame or a message is. It measures time only where nobody tells it of anything: how
-//! often to look for a device that was removed, and how long to wait for what was sent when it is dropped.
+//! often to look for a device that was removed, how long a queue pair lingers on a device that may never say that it is
+//! done, and how long to wait for what was sent when it is dropped.
 
 mod config;
 #[cfg(feature = "rdma")]
@@ -43,6 +49,8 @@ mod memory;
 mod one_sided;
 #[cfg(feature = "rdma")]
 mod receives;
+#[cfg(feature = "rdma")]
+mod releasing;
 #[cfg(feature = "rdma")]
 mod removal;
 #[cfg(feature = "rdma")]

@@ -73,9 +73,9 @@ impl<V: Verbs> Engine<V> {
                 }
             }
             self.verbs.close_device(device);
-            self.budget.pinned_bytes -= memory.pinned_bytes();
             // Now no device touches their buffers any more.
-            drop((receives, memory));
+            self.budget.pinned_bytes -= memory.closed();
+            drop(receives);
             self.removal.is_going = true;
         }
     }

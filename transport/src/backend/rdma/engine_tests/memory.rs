@@ -116,3 +116,61 @@ fn receive_requests_take_other_buffers_when_theirs_may_not_be_pinned() {
     assert!(budget.pinned_bytes <= budget.bytes_max);
     rig.assert_clean();
 }
+
+#[test]
+fn slabs_of_a_pool_that_is_gone_are_let_go_of_by_every_device_that_knows_them() {
+    let mut rig = Rig::new(FakeNetwork::in_turn(), 3);
+    let place = rig.ends[1].listen().1;
+    let channels = [0, 2].map(|end| (end, rig.connect(end, 1, &place)));
+    rig.rounds(5);
+    let standing = |rig: &mut Rig, end: usize| {
+        let regions = rig.network.left(rig.ends[end].name).regions;
+        (regions, rig.ends[end].engine().budget.pinned_bytes)
+    };
+    let before = [0, 2].map(|end| standing(&mut rig, end));
+    let mut pool = Pool::new(pool_config()).unwrap();
+    // Two slabs, of buffers of two sizes.
+    let segments = [60_000, 10_000].map(|bytes| {
+        let mut buffer = pool.buffer(bytes).unwrap();
+        buffer.put_slice(&content(bytes));
+        buffer.split()
+    });
+    for (end, (near, _)) in channels {
+        let mut gather = GatherList::new();
+        segments.iter().for_each(|segment| gather.push(segment.clone()));
+        rig.ends[end].engine().send(near, &mut gather).unwrap();
+        rig.until(|rig| rig.ends[end].has_sent(near));
+        let known = standing(&mut rig, end);
+        assert_eq!(known, (before[end / 2].0 + 2, before[end / 2].1 + 2 * (64 << 10)));
+    }
+    drop(pool);
+    rig.rounds(300);
+    assert_eq!(standing(&mut rig, 0).0, before[0].0 + 2, "a segment of it is left");
+    drop(segments);
+    rig.rounds(300);
+    assert_eq!([0, 2].map(|end| standing(&mut rig, end)), before);
+    for (end, (near, _)) in channels {
+        rig.pass((end, near), (1, channels[end / 2].1.1), &content(20_000));
+    }
+}
+
+#[test]
+fn a_slab_that_cannot_be_deregistered_counts_until_its_device_is_closed() {
+    let (mut rig, near, _) = Rig::connected();
+    let before = rig.ends[0].engine().budget.pinned_bytes;
+    let mut pool = Pool::new(pool_config()).unwrap();
+    let mut buffer = pool.buffer(60_000).unwrap();
+    buffer.put_slice(&content(60_000));
+    let mut gather = GatherList::new();
+    gather.push(buffer.split());
+    drop(buffer);
+    rig.ends[0].engine().send(near, &mut gather).unwrap();
+    rig.until(|rig| rig.ends[0].has_sent(near));
+    rig.network.inject(rig.ends[0].name, Fault::DeregisterFails(libc::EIO));
+    drop(pool);
+    rig.rounds(600);
+    assert_eq!(rig.ends[0].engine().budget.pinned_bytes, before + (64 << 10));
+    rig.network.remove_device(rig.ends[0].name, ADDRESSES[0]);
+    rig.rounds(600);
+    assert_eq!(rig.ends[0].engine().budget.pinned_bytes, 0);
+}

@@ -1,8 +1,9 @@
 //! The engine over the fake network: what a real device cannot be made to do on demand.
 //!
 //! A [`Rig`] has ends, each with an engine and a pool of its own, and moves nothing by itself. Here is what all tests
-//! need; what the engine promises is tested by subject: `sending`, `coming_up`, `going_down`, `devices`, `peers` that
-//! misbehave, `memory`, what a message `costs`, and `traffic` by seeds, with ends that sleep.
+//! need; what the engine promises is tested by subject: `sending`, `coming_up`, `going_down`, queue pairs that are
+//! `lingering`, `devices` that fail and are `returning`, `one_sided_faults`, `peers` that misbehave, `memory`, what a
+//! message `costs`, and `traffic` by seeds, with ends that sleep.
 //!
 //! What it must never know: how the fake does what it does.
 
@@ -10,8 +11,11 @@ mod coming_up;
 mod costs;
 mod devices;
 mod going_down;
+mod lingering;
 mod memory;
+mod one_sided_faults;
 mod peers;
+mod returning;
 mod sending;
 mod traffic;
 mod watched;
@@ -126,6 +130,14 @@ impl Rig {
         panic!("it does not happen; the ends have said {said:?}");
     }
 
+    /// Goes on until no queue pair has outlived its channel.
+    #[track_caller]
+    fn until_nothing_lingers(&mut self) {
+        self.until(|rig| {
+            rig.ends.iter().all(|end| end.engine.as_ref().is_none_or(|engine| engine.lingering.is_empty()))
+        });
+    }
+
     /// Sends from one end and waits until it has arrived at the other.
     #[track_caller]
     fn pass(&mut self, (from, near): (usize, Channel), (to, far): (usize, Channel), bytes: &[u8]) {
@@ -164,6 +176,7 @@ impl Rig {
     /// All channels are gone, and with the wires all buffers come back.
     #[track_caller]
     fn assert_empty(mut self) {
+        self.until_nothing_lingers();
         for end in &mut self.ends {
             if let Some(engine) = &mut end.engine {
                 assert_eq!((engine.channels.len(), engine.unsettled), (0, 0), "channels at {}", end.address);
@@ -182,6 +195,13 @@ impl Rig {
 impl End {
     fn engine(&mut self) -> &mut Engine<Watched> {
         self.engine.as_mut().expect("it is not dropped")
+    }
+
+    /// Its wire is not asked; that is what a killed process is.
+    fn kill(&mut self) {
+        let mut engine = std::mem::ManuallyDrop::new(self.engine.take().expect("it lives"));
+        // SAFETY: it is read once, and the rest of the engine is never used or dropped again.
+        drop(unsafe { std::ptr::read(&raw mut engine.verbs) });
     }
 
     fn listen(&mut self) -> (Listener, String) {

@@ -100,6 +100,10 @@ impl Verbs for Watched {
         self.verbs.take_event()
     }
 
+    fn has_let_go_of_receives(&mut self, identifier: Identifier) -> bool {
+        self.verbs.has_let_go_of_receives(identifier)
+    }
+
     fn peer(&self, identifier: Identifier) -> Option<SocketAddr> {
         self.verbs.peer(identifier)
     }

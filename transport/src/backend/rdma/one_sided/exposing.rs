@@ -34,14 +34,16 @@ struct Exposure {
     number: u64,
     stage: Stage,
     windows: Vec<OpenWindow>,
-    _held: Vec<Segment>,
+    held: Vec<Segment>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Open,
-    /// The requests that close its windows wait for room.
-    Withdrawn,
+    /// So many of its windows are being closed. The requests for the others wait for room.
+    Withdrawn {
+        closing: usize,
+    },
     /// The request that closes the last one is at this position.
     Closing(u32),
 }
@@ -51,6 +53,37 @@ enum Stage {
 struct OpenWindow {
     window: Window,
     region: Option<(Region, usize)>,
+}
+
+/// What is left of an exposure whose channel has ended: its regions, which go after the queue pair, and its memory.
+#[derive(Debug)]
+pub(in crate::backend::rdma) struct Remains {
+    regions: Vec<(Region, usize)>,
+    /// A window could not be given back.
+    is_open: bool,
+    held: Vec<Segment>,
+}
+
+impl Remains {
+    /// Lets go of it, but for memory that the device may still reach: that is kept.
+    pub(super) fn forget(self, memory: &mut Memory, verbs: &mut impl Verbs, budget: &mut Budget) {
+        let stuck_bytes = deregister(self.regions, verbs, budget);
+        if self.is_open || stuck_bytes > 0 {
+            memory.keep(stuck_bytes, self.held);
+        }
+    }
+}
+
+/// Undoes regions; says how many bytes are in those that could not be.
+fn deregister(
+    regions: impl IntoIterator<Item = (Region, usize)>,
+    verbs: &mut impl Verbs,
+    budget: &mut Budget,
+) -> usize {
+    let stuck = |(region, bytes): (Region, usize)| {
+        if Memory::deregister_alone(region, bytes, verbs, budget) { 0 } else { bytes }
+    };
+    regions.into_iter().map(stuck).sum()
 }
 
 /// Windows of a device that are not open.
@@ -103,6 +136,8 @@ struct Opening<'a, V> {
     device: &'a mut DeviceState,
     opened: Vec<OpenWindow>,
     requests: ArrayVec<Operation, WINDOWS_MAX>,
+    /// In regions for which there was no window.
+    spare: Option<(Region, usize)>,
 }
 
 impl<V: Verbs> Opening<'_, V> {
@@ -112,7 +147,7 @@ impl<V: Verbs> Opening<'_, V> {
         let region = self.region(first, address, bytes).ok()?;
         let DeviceState { device, windows, limits, .. } = &mut *self.device;
         let Some(window) = windows.take(*device, limits.windows_max, self.verbs) else {
-            self.undo_region(region.1);
+            self.spare = region.1;
             return None;
         };
         self.opened.push(OpenWindow { window, region: region.1 });
@@ -138,18 +173,11 @@ impl<V: Verbs> Opening<'_, V> {
         Ok((region, Some((region, bytes))))
     }
 
-    fn undo_region(&mut self, region: Option<(Region, usize)>) {
-        if let Some((region, bytes)) = region {
-            Memory::deregister_alone(region, bytes, self.verbs, self.budget);
-        }
-    }
-
     /// Gives back what was planned and not posted.
-    fn undo(mut self) {
-        for OpenWindow { window, region } in std::mem::take(&mut self.opened) {
-            self.undo_region(region);
-            self.device.windows.free.push(window);
-        }
+    fn undo(self, held: Vec<Segment>) {
+        self.device.windows.free.extend(self.opened.iter().map(|open| open.window));
+        let regions = self.opened.iter().filter_map(|open| open.region).chain(self.spare).collect();
+        Remains { regions, is_open: false, held }.forget(&mut self.device.memory, self.verbs, self.budget);
     }
 }
 
@@ -172,8 +200,8 @@ fn describe<V: Verbs>(
         buffer.put_slice(&run.encode());
     }
     let table = buffer.split();
+    held.push(table.clone());
     let run = opening.plan(&table, table.len())?;
-    held.push(table);
     Some(of_table(run, runs.len()))
 }
 
@@ -183,21 +211,37 @@ impl Exposures {
     }
 
     pub(super) fn has_withdrawn(&self) -> bool {
-        self.all.iter().any(|exposure| exposure.stage == Stage::Withdrawn)
+        self.all.iter().any(|exposure| matches!(exposure.stage, Stage::Withdrawn { .. }))
     }
 
-    /// Gives every window back, whose queue pair is not used any more.
-    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<(Region, usize)> {
-        let open = self.all.iter_mut().flat_map(|exposure| exposure.windows.drain(..));
-        let mut regions = Vec::new();
-        for OpenWindow { window, region } in open {
-            regions.extend(region);
-            device.windows.count -= 1;
-            if let Err(error) = verbs.free_window(window) {
-                tracing::warn!(%error, device = device.limits.name, "a memory window could not be given back");
+    pub(super) fn has_regions(&self) -> bool {
+        self.all.iter().flat_map(|exposure| &exposure.windows).any(|open| open.region.is_some())
+    }
+
+    /// The first that was withdrawn, if windows of it are not being closed yet.
+    fn withdrawn(&mut self) -> Option<&mut Exposure> {
+        self.all.iter_mut().find(|exposure| matches!(exposure.stage, Stage::Withdrawn { .. }))
+    }
+
+    /// Gives every window back, whose queue pair is not used any more. What needs no more than that is let go of.
+    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<Remains> {
+        let mut remains = Vec::new();
+        for Exposure { windows, held, .. } in self.all.drain(..) {
+            let regions: Vec<_> = windows.iter().filter_map(|open| open.region).collect();
+            let mut is_open = false;
+            for OpenWindow { window, .. } in windows {
+                device.windows.count -= 1;
+                if let Err(error) = verbs.free_window(window) {
+                    let device = &device.limits.name;
+                    tracing::warn!(%error, device, "a memory window could not be given back; its memory is kept");
+                    is_open = true;
+                }
+            }
+            if is_open || !regions.is_empty() {
+                remains.push(Remains { regions, is_open, held });
             }
         }
-        regions
+        remains
     }
 }
 
@@ -222,96 +266,134 @@ impl<V: Verbs> Engine<V> {
         let device = &mut self.devices[link.device];
         let (verbs, budget) = (&mut self.verbs, &mut self.budget);
         let (opened, requests) = (Vec::new(), ArrayVec::new());
-        let mut opening = Opening { verbs, budget, device, opened, requests };
+        let mut opening = Opening { verbs, budget, device, opened, requests, spare: None };
         let mut held: Vec<Segment> = body.segments().cloned().collect();
         let runs: Option<ArrayVec<Run, RUNS_MAX>> =
             pieces.iter().map(|(first, bytes)| opening.plan(first, *bytes)).collect();
         let descriptor = runs.and_then(|runs| describe(&runs, &mut opening, &mut self.tables, &mut held));
         let Some(descriptor) = descriptor else {
-            opening.undo();
+            opening.undo(held);
             return Err(limit);
         };
         let (windows, requests) = (opening.opened, opening.requests);
-        link.one_sided.exposures.all.push(Exposure {
-            number: exposure,
-            stage: Stage::Open,
-            windows,
-            _held: held,
-        });
-        self.post_one_sided(channel, &requests, false)
-            .map_or(Err(ExposeRefused::NotOpen), |()| Ok(descriptor))
+        link.one_sided.exposures.all.push(Exposure { number: exposure, stage: Stage::Open, windows, held });
+        match self.post_one_sided(channel, &requests, false) {
+            Some(count) if count == requests.len() => Ok(descriptor),
+            Some(count) => {
+                self.expose_no_further(channel, count);
+                Err(limit)
+            }
+            None => Err(ExposeRefused::NotOpen),
+        }
+    }
+
+    /// The device had no room to open more than so many windows of the last exposure, which nobody is told of.
+    fn expose_no_further(&mut self, channel: Channel, opened: usize) {
+        let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
+        let all = &mut link.one_sided.exposures.all;
+        let Some(exposure) = all.last_mut() else { return };
+        exposure.stage = Stage::Withdrawn { closing: 0 };
+        let unopened = exposure.windows.split_off(opened);
+        let held = exposure.held.clone();
+        if opened == 0 {
+            all.pop();
+        }
+        let device = &mut self.devices[link.device];
+        device.windows.free.extend(unopened.iter().map(|open| open.window));
+        let regions = unopened.iter().filter_map(|open| open.region).collect();
+        let remains = Remains { regions, is_open: false, held };
+        remains.forget(&mut device.memory, &mut self.verbs, &mut self.budget);
+        self.make_busy(channel);
     }
 
     pub(super) fn withdraw_body(&mut self, channel: Channel, exposure: u64) {
         let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
         let mut all = link.one_sided.exposures.all.iter_mut();
         if let Some(found) = all.find(|other| other.number == exposure && other.stage == Stage::Open) {
-            found.stage = Stage::Withdrawn;
+            found.stage = Stage::Withdrawn { closing: 0 };
             self.close_windows(channel);
         }
     }
 
-    /// Closes the windows of what was withdrawn, as far as there is room.
+    /// Closes the windows of what was withdrawn, as far as there is room: each one that is closed can be read no more,
+    /// whether or not the others are.
     pub(in crate::backend::rdma) fn close_windows(&mut self, channel: Channel) {
-        while let Some(State { phase: Phase::Open, link: Some(link), .. }) = self.channels.at(channel)
-            && let Some(exposure) =
-                link.one_sided.exposures.all.iter_mut().find(|exposure| exposure.stage == Stage::Withdrawn)
-            && link.queue.room() >= exposure.windows.len() as u32
-        {
-            let requests: ArrayVec<Operation, WINDOWS_MAX> =
-                exposure.windows.iter().map(|open| Operation::Invalidate { key: open.window.key }).collect();
-            exposure.stage = Stage::Closing(link.queue.position(0).wrapping_add(requests.len() as u32 - 1));
-            if self.post_one_sided(channel, &requests, true).is_none() {
-                return;
+        while let Some((windows, closing)) = self.windows_to_close(channel) {
+            let Some(count) = self.post_one_sided(channel, &windows, true) else { return };
+            let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
+            let last = link.queue.last_position();
+            if let Some(exposure) = link.one_sided.exposures.withdrawn() {
+                let closing = closing + count;
+                let is_last = closing == exposure.windows.len();
+                exposure.stage = if is_last { Stage::Closing(last) } else { Stage::Withdrawn { closing } };
+            }
+            if count < windows.len() {
+                // The device counts differently; there is room again when something is done.
+                return self.make_busy(channel);
             }
         }
+    }
+
+    /// The requests that close windows of what was withdrawn first, as many as there is room for, and how many went before.
+    fn windows_to_close(&mut self, channel: Channel) -> Option<(ArrayVec<Operation, WINDOWS_MAX>, usize)> {
+        let Some(State { phase: Phase::Open, link: Some(link), .. }) = self.channels.at(channel) else {
+            return None;
+        };
+        let room = link.queue.room() as usize;
+        let exposure = link.one_sided.exposures.withdrawn().filter(|_| room > 0)?;
+        let Stage::Withdrawn { closing } = exposure.stage else { return None };
+        let left = exposure.windows[closing..].iter().take(room);
+        Some((left.map(|open| Operation::Invalidate { key: open.window.key }).collect(), closing))
     }
 
     /// Something is done: perhaps windows are closed by now.
     pub(super) fn windows_closed(&mut self, channel: Channel) {
         let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
         let queue = link.queue;
+        let device = &mut self.devices[link.device];
         let is_closed =
             |exposure: &mut Exposure| matches!(exposure.stage, Stage::Closing(at) if queue.is_done(at));
-        for exposure in link.one_sided.exposures.all.extract_if(.., is_closed) {
-            for OpenWindow { window, region } in exposure.windows {
-                if let Some((region, bytes)) = region {
-                    Memory::deregister_alone(region, bytes, &mut self.verbs, &mut self.budget);
-                }
-                self.devices[link.device].windows.free.push(window);
-            }
+        for Exposure { windows, held, .. } in link.one_sided.exposures.all.extract_if(.., is_closed) {
+            device.windows.free.extend(windows.iter().map(|open| open.window));
+            let regions = windows.iter().filter_map(|open| open.region).collect();
+            let remains = Remains { regions, is_open: false, held };
+            remains.forget(&mut device.memory, &mut self.verbs, &mut self.budget);
         }
     }
 
-    /// Posts requests for which there is room, and has the last one told of if that is asked for. A device that does
-    /// not take them ends the channel.
-    fn post_one_sided(&mut self, channel: Channel, operations: &[Operation], tell: bool) -> Option<()> {
+    /// Posts requests for which there is room, and has the last one told of if that is asked for; says how many the device
+    /// has taken, which are fewer only if it has no room. One that does not take them for another reason ends the channel.
+    fn post_one_sided(&mut self, channel: Channel, operations: &[Operation], tell: bool) -> Option<usize> {
         let Some(State { identifier: Some(identifier), link: Some(link), .. }) = self.channels.at(channel)
         else {
             return None;
         };
-        let mut queue = link.queue;
+        let mut signaled = link.queue;
         let mut requests = ArrayVec::<Request<'_>, WINDOWS_MAX>::new();
         for (index, operation) in operations.iter().enumerate() {
-            let position = queue.position(index as u32);
-            let is_signaled = tell && index + 1 == operations.len() || queue.must_signal(position);
+            let position = signaled.position(index as u32);
+            let is_signaled = tell && index + 1 == operations.len() || signaled.must_signal(position);
             if is_signaled {
-                queue.signaled(position);
+                signaled.signaled(position);
             }
             let work = Work::new(Kind::OneSided, channel, position).encode();
             requests.push(Request { work, operation: *operation, parts: &[], is_signaled, is_inline: false });
         }
         // SAFETY: they name no parts; the memory of a window is held until it is closed, or its queue pair is gone.
         let posted = unsafe { self.verbs.post(*identifier, &requests) };
-        queue.posted(posted.count as u32);
-        link.queue = queue;
+        for request in &requests[..posted.count] {
+            link.queue.posted(1);
+            if request.is_signaled {
+                link.queue.signaled(link.queue.last_position());
+            }
+        }
         match posted.error {
-            None => Some(()),
-            Some(error) => {
+            Some(error) if error.raw_os_error() != Some(libc::ENOMEM) => {
                 let error = io::Error::new(error.kind(), format!("posting a memory window failed: {error}"));
                 self.fail(channel, ChannelEnd::Broken(error));
                 None
             }
+            _ => Some(posted.count),
         }
     }
 }

@@ -16,15 +16,14 @@ mod reading;
 mod tests;
 
 use super::engine::{DeviceState, Engine, State};
-use super::memory::Memory;
-use super::verbs::{Region, Verbs};
+use super::verbs::Verbs;
 use crate::backend::{Channel, Descriptor, ExposeRefused, OneSided, ReadRefused};
 use crate::pool::{Body, Pool};
 use exposing::{EXPOSURES_MAX, Exposures};
 use reading::Readings;
 use std::collections::VecDeque;
 
-pub(super) use exposing::Windows;
+pub(super) use exposing::{Remains, Windows};
 
 /// The one-sided part of a channel.
 #[derive(Debug, Default)]
@@ -50,9 +49,14 @@ impl Sides {
         self.readings.can_go_on() || self.exposures.has_withdrawn()
     }
 
+    /// Whether regions go with the queue pair, and after it.
+    pub(super) fn has_regions(&self) -> bool {
+        self.exposures.has_regions()
+    }
+
     /// Gives back what the device has for the exposures of a channel that has ended, before its queue pair is destroyed;
-    /// returns the regions that can go when it is.
-    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<(Region, usize)> {
+    /// returns what can go when it is.
+    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<Remains> {
         self.exposures.free(device, verbs)
     }
 }
@@ -79,10 +83,10 @@ impl<V: Verbs> Engine<V> {
         self.make_busy(channel);
     }
 
-    /// Lets go of regions that no window is open on any more.
-    pub(super) fn forget_regions(&mut self, regions: Vec<(Region, usize)>) {
-        for (region, bytes) in regions {
-            Memory::deregister_alone(region, bytes, &mut self.verbs, &mut self.budget);
+    /// Lets go of what exposures have left.
+    pub(super) fn forget_remains(&mut self, device: usize, remains: Vec<Remains>) {
+        for exposure in remains {
+            exposure.forget(&mut self.devices[device].memory, &mut self.verbs, &mut self.budget);
         }
     }
 }

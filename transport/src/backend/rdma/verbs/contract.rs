@@ -5,6 +5,10 @@
 //!
 //! Needed are two ends, an address of each, and a way to let time pass.
 
+mod receives;
+
+pub(super) use receives::only_a_queue_pair_that_has_failed_may_have_let_go_of_receives;
+
 use super::*;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -51,6 +55,7 @@ macro_rules! contract {
             a_window_is_for_one_queue_pair,
             memory_below_a_window_stays_registered,
             an_armed_queue_wakes_once,
+            only_a_queue_pair_that_has_failed_may_have_let_go_of_receives,
         }
     };
     (@each $ends:expr; $($case:ident,)*) => {$(

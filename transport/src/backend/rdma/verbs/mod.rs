@@ -361,6 +361,14 @@ pub(super) trait Verbs {
     /// What happened, if anything did.
     fn take_event(&mut self) -> io::Result<Option<Event>>;
 
+    /// Whether the queue pair of an identifier, which has failed, is known to have let go of the shared receive requests:
+    /// it takes none any more, and one that it had begun to fill has a completion by now (`QP_LAST_WQE_REACHED` of
+    /// `ibv_get_async_event(3)`). It is learnt by [`Verbs::take_event`], and makes the descriptor readable.
+    ///
+    /// A queue pair that is destroyed earlier may take a receive request with it, for ever. Not every device says it:
+    /// `mlx5`, `bnxt_re` and `hns` do, and soft-RoCE since 2023.
+    fn has_let_go_of_receives(&mut self, identifier: Identifier) -> bool;
+
     /// The peer's address, as far as it is known.
     fn peer(&self, identifier: Identifier) -> Option<SocketAddr>;
 

@@ -104,9 +104,13 @@ impl State {
     }
 
     pub(super) fn listen(&mut self, end: usize, mut address: SocketAddr, backlog: u32) -> io::Result<Key> {
-        let port = self.ends[end].ports.iter().position(|port| port.address == address.ip());
+        let ports = &self.ends[end].ports;
+        let port = ports.iter().position(|port| port.address == address.ip());
         if port.is_none() && !address.ip().is_unspecified() {
             return Err(errno(libc::EADDRNOTAVAIL));
+        }
+        if port.is_some_and(|port| ports[port].is_removed) {
+            return Err(errno(libc::ENODEV));
         }
         if address.port() == 0 {
             address.set_port(PORT_FIRST + self.draw_name() as u16 % 40_000);
@@ -131,7 +135,8 @@ impl State {
             Some(source) => port.address == source.ip(),
             None => port.address.is_ipv4() == address.is_ipv4(),
         };
-        let port = ports.iter().position(is_meant);
+        let works = |port: &Port| is_meant(port) && !port.is_removed;
+        let port = ports.iter().position(works).or_else(|| ports.iter().position(is_meant));
         let port =
             port.ok_or_else(|| errno(if source.is_some() { libc::EADDRNOTAVAIL } else { libc::ENODEV }))?;
         let local = SocketAddr::new(ports[port].address, 0);
@@ -252,9 +257,15 @@ impl State {
                 window.key
             ));
         }
-        if self.port(connection).is_some_and(|port| port.kind.forgets_completions) {
-            self.ends[end].contexts[queue_pair.device as usize].forget_completions(queue_pair.number);
+        let Some(port) = self.port(connection) else { return };
+        let (forgets_completions, is_removed) = (port.kind.forgets_completions, port.is_removed);
+        let context = &mut self.ends[end].contexts[queue_pair.device as usize];
+        if forgets_completions {
+            context.forget_completions(queue_pair.number);
         }
+        // Where nothing comes back, nothing is lost.
+        context.receives_lost +=
+            u64::from(queue_pair.in_hand.is_some() && !is_removed && !context.is_overrun);
     }
 
     pub(super) fn listener_at(&self, address: SocketAddr) -> Option<Key> {

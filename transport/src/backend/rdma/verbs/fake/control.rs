@@ -4,8 +4,8 @@ use super::super::Event;
 use super::super::{Device, Identifier};
 use super::FakeNetwork;
 use super::faults::Fault;
-use super::state::{Context, DeviceKind, State};
-use std::net::IpAddr;
+use super::state::{Context, DeviceKind, Port, State};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
 /// Names an end, also when it is gone.
@@ -148,6 +148,34 @@ impl FakeNetwork {
         });
     }
 
+    /// Puts a device back that was removed: another one, at the same address.
+    pub(in crate::backend::rdma) fn return_device(&self, end: EndName, address: &str) {
+        let address: IpAddr = address.parse().expect("an IP address");
+        self.change(|state| {
+            let ports = &mut state.ends[end.0].ports;
+            let gone = ports.iter_mut().find(|port| port.address == address && port.is_removed);
+            let gone = gone.expect("the end has lost its device there");
+            // From now on nobody finds the old one by it.
+            gone.address = IpAddr::V4(Ipv4Addr::BROADCAST);
+            let kind = gone.kind.clone();
+            ports.push(Port { address, kind, is_up: true, is_removed: false });
+        });
+    }
+
+    /// Whether a send has come in part to a queue pair.
+    pub(in crate::backend::rdma) fn is_receiving(&self, end: EndName, identifier: Identifier) -> bool {
+        let state = self.shared.borrow();
+        let key = state.key(end.0, identifier).expect("an identifier of this end");
+        let queue_pair = state.connections[&key].queue_pair.as_ref();
+        queue_pair.is_some_and(|queue_pair| queue_pair.in_hand.is_some())
+    }
+
+    /// How many windows of an end can be read by.
+    pub(in crate::backend::rdma) fn open_windows(&self, end: EndName) -> usize {
+        let state = self.shared.borrow();
+        state.ends[end.0].windows.values().filter(|window| window.open.is_some()).count()
+    }
+
     /// What the end has.
     pub(in crate::backend::rdma) fn left(&self, end: EndName) -> Left {
         self.shared.borrow().left(end.0)
@@ -163,14 +191,19 @@ impl FakeNetwork {
         self.shared.borrow().ends[end.0].contexts.iter().map(|context| context.not_ready).sum()
     }
 
+    /// How many receive requests of an end went with their queue pair.
+    pub(in crate::backend::rdma) fn receives_lost(&self, end: EndName) -> u64 {
+        self.shared.borrow().ends[end.0].contexts.iter().map(|context| context.receives_lost).sum()
+    }
+
     /// What was done that no program may do.
     pub(in crate::backend::rdma) fn misuses(&self) -> Vec<String> {
         self.shared.borrow().misuses.clone()
     }
 
     /// # Panics
-    /// If something was done that no program may do, a completion queue was too small, or a send found no receive
-    /// request.
+    /// If something was done that no program may do, a completion queue was too small, a send found no receive
+    /// request, or one was lost with its queue pair.
     pub(in crate::backend::rdma) fn assert_clean(&self) {
         let state = self.shared.borrow();
         assert!(state.misuses.is_empty(), "{}", state.misuses.join("\n"));
@@ -182,6 +215,7 @@ impl FakeNetwork {
         {
             assert_eq!(context.overflows, 0, "end {end}: completions that were dropped");
             assert_eq!(context.not_ready, 0, "end {end}: sends that found no receive request");
+            assert_eq!(context.receives_lost, 0, "end {end}: receive requests that went with a queue pair");
         }
     }
 

@@ -54,8 +54,9 @@ impl State {
         let is_named = |parts: &[Part]| parts.iter().any(|part| part.key == key);
         let queues = self.connections.values().filter(|connection| connection.end == end);
         let is_sent = queues.filter_map(|connection| connection.queue_pair.as_ref()).any(|queue_pair| {
-            queue_pair.device == device
-                && queue_pair.entries.iter().any(|entry| entry.inline.is_none() && is_named(&entry.parts))
+            let is_in_hand = queue_pair.in_hand.as_ref().is_some_and(|receive| is_named(&receive.parts));
+            let mut entries = queue_pair.entries.iter().filter(|entry| entry.inline.is_none());
+            queue_pair.device == device && (is_in_hand || entries.any(|entry| is_named(&entry.parts)))
         });
         let context = &self.ends[end].contexts[device as usize];
         if is_sent || context.receives.iter().any(|receive| is_named(&receive.parts)) {

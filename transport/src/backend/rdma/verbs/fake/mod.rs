@@ -142,7 +142,13 @@ fn device_kind(index: usize) -> DeviceKind {
         windows_max: 4096,
         windows_have_bounds: true,
     };
-    DeviceKind { limits, inline_bytes_max: 512, packet_bytes: 4096, forgets_completions: false }
+    DeviceKind {
+        limits,
+        inline_bytes_max: 512,
+        packet_bytes: 4096,
+        forgets_completions: false,
+        says_last_receive: true,
+    }
 }
 
 impl fmt::Debug for FakeNetwork {

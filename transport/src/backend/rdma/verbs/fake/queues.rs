@@ -7,7 +7,7 @@ use super::faults::Fault;
 use super::memory::{gather, length, poison, scatter};
 use super::schedule::Outlook;
 use super::state::{
-    Connection, Entry, Key, Opening, QueuePairStage, QueuePairState, Queued, ReceiveEntry, State,
+    Connection, Entry, Key, LastReceive, Opening, QueuePairStage, QueuePairState, Queued, ReceiveEntry, State,
 };
 use super::state::{WindowState, errno};
 use std::io;
@@ -29,6 +29,8 @@ const RETRIES_ENDLESS: u8 = 7;
 enum Trouble {
     Failed(Status),
     NotReady,
+    /// It has come in part.
+    Begun,
 }
 
 impl From<Status> for Trouble {
@@ -171,8 +173,9 @@ impl State {
     }
 
     fn has_no_receive(&self, peer: &Connection) -> bool {
-        let device = peer.queue_pair.as_ref().map_or(0, |queue_pair| queue_pair.device);
-        self.ends[peer.end].contexts[device as usize].receives.is_empty()
+        let Some(queue_pair) = &peer.queue_pair else { return true };
+        queue_pair.in_hand.is_none()
+            && self.ends[peer.end].contexts[queue_pair.device as usize].receives.is_empty()
     }
 
     /// The head of a send queue has its turn.
@@ -192,6 +195,7 @@ impl State {
             Ok(()) => self.finish(key, Status::SUCCESS),
             Err(Trouble::Failed(status)) => self.finish(key, status),
             Err(Trouble::NotReady) => self.not_ready(key),
+            Err(Trouble::Begun) => {}
         }
     }
 
@@ -258,8 +262,10 @@ impl State {
         let receiving = &self.connections[&peer];
         let queue_pair = receiving.queue_pair.as_ref().expect("the outlook was good");
         let (end, device, number) = (receiving.end, queue_pair.device, queue_pair.number);
-        let context = &mut self.ends[end].contexts[device as usize];
-        let Some(receive) = context.receives.pop_front() else { return Err(Trouble::NotReady) };
+        let Some(receive) = self.begin_receiving(peer, length(&entry.parts)) else {
+            let is_begun = self.in_hand(peer).is_some_and(|in_hand| in_hand.is_some());
+            return Err(if is_begun { Trouble::Begun } else { Trouble::NotReady });
+        };
         // SAFETY: the parts lie in registered memory, which stays mapped while it is registered; the caller checked.
         let bytes = entry.inline.clone().unwrap_or_else(|| unsafe { gather(&entry.parts) });
         let (status, answer) = if bytes.len() as u64 > length(&receive.parts) {
@@ -279,6 +285,57 @@ impl State {
         let completion = Completion { work: receive.work, queue_pair: number, status, bytes, immediate };
         self.complete(end, device, Queued { completion, sent: None });
         answer
+    }
+
+    /// The receive request that a send goes into, if all of it has come. One of several packets comes in two steps.
+    fn begin_receiving(&mut self, peer: Key, bytes: u64) -> Option<ReceiveEntry> {
+        let connection = &self.connections[&peer];
+        let packet_bytes = self.port(connection).map_or(0, |port| port.kind.packet_bytes);
+        let (end, device) = (connection.end, connection.queue_pair.as_ref()?.device);
+        if let Some(receive) = self.in_hand(peer)?.take() {
+            return Some(receive);
+        }
+        let receive = self.ends[end].contexts[device as usize].receives.pop_front()?;
+        if bytes <= u64::from(packet_bytes) {
+            return Some(receive);
+        }
+        *self.in_hand(peer)? = Some(receive);
+        None
+    }
+
+    fn in_hand(&mut self, key: Key) -> Option<&mut Option<ReceiveEntry>> {
+        let queue_pair = self.connections.get_mut(&key)?.queue_pair.as_mut()?;
+        Some(&mut queue_pair.in_hand)
+    }
+
+    /// A queue pair has failed: what it had begun to fill comes back, and then its device says that this was all.
+    pub(super) fn let_go_of_receives(&mut self, key: Key) {
+        let connection = self.connections.get_mut(&key).expect("it was found to have failed");
+        let end = connection.end;
+        let queue_pair = connection.queue_pair.as_mut().expect("it was found to have failed");
+        let (device, number) = (queue_pair.device, queue_pair.number);
+        let Some(receive) = queue_pair.in_hand.take() else {
+            queue_pair.last_receive = LastReceive::OnItsWay;
+            self.ends[end].is_readable_without_reason = true;
+            return;
+        };
+        let completion = Completion {
+            work: receive.work,
+            queue_pair: number,
+            status: Status::FLUSHED,
+            bytes: MEANINGLESS,
+            immediate: MEANINGLESS,
+        };
+        self.complete(end, device, Queued { completion, sent: None });
+    }
+
+    /// Whether there is something to do for [`State::let_go_of_receives`].
+    pub(super) fn holds_receives(&self, connection: &Connection) -> bool {
+        let Some(queue_pair) = &connection.queue_pair else { return false };
+        let Some(port) = self.port(connection).filter(|port| !port.is_removed) else { return false };
+        queue_pair.stage == QueuePairStage::Failed
+            && (queue_pair.in_hand.is_some()
+                || port.kind.says_last_receive && queue_pair.last_receive == LastReceive::NotYet)
     }
 
     fn read(&mut self, peer: Key, parts: &[Part], address: u64, key: u32) -> Result<(), Status> {

@@ -31,6 +31,7 @@ enum Refusal {
 enum Next {
     Message(usize),
     Queue(Key),
+    Receives(Key),
 }
 
 impl State {
@@ -38,7 +39,10 @@ impl State {
     pub(super) fn step(&mut self) -> bool {
         let mut possible = self.messages_that_can_arrive();
         let mut late = Vec::new();
-        for &key in self.connections.keys() {
+        for (&key, connection) in &self.connections {
+            if self.holds_receives(connection) {
+                possible.push(Next::Receives(key));
+            }
             match self.outlook(key) {
                 Outlook::Waits => {}
                 Outlook::Runs => possible.push(Next::Queue(key)),
@@ -53,6 +57,7 @@ impl State {
                     self.arrive(message);
                 }
                 Next::Queue(key) => self.run(key),
+                Next::Receives(key) => self.let_go_of_receives(key),
             }
         } else if !late.is_empty() {
             let chosen = self.random.choose(late.len());

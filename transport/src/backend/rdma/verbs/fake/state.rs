@@ -60,6 +60,9 @@ pub(in crate::backend::rdma) struct DeviceKind {
     /// Whether the completions of a queue pair that is destroyed go with it, those of receive requests as well, whose
     /// places in their queue are free then (`mlx5_cq_clean` of `libmlx5`); else they stay, as on `rxe`.
     pub(in crate::backend::rdma) forgets_completions: bool,
+    /// Whether it says of a queue pair that has failed that this takes no receive request any more. `rxe` of Linux 6.1
+    /// does not.
+    pub(in crate::backend::rdma) says_last_receive: bool,
 }
 
 pub(super) struct Port {
@@ -91,6 +94,8 @@ pub(super) struct Context {
     pub(super) is_overrun: bool,
     /// Sends that found no receive request here.
     pub(super) not_ready: u64,
+    /// Receive requests that a queue pair had begun to fill when it was destroyed. Nobody ever hears of them again.
+    pub(super) receives_lost: u64,
 }
 
 pub(super) struct Queued {
@@ -159,6 +164,18 @@ pub(super) struct QueuePairState {
     pub(super) last_signaled: Option<u64>,
     /// Nothing of it is carried out.
     pub(super) is_held: bool,
+    /// The receive request that a send of the peer's is on its way into: part of it has come.
+    pub(super) in_hand: Option<ReceiveEntry>,
+    pub(super) last_receive: LastReceive,
+}
+
+/// Whether a device has said of a queue pair that it takes no receive request any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LastReceive {
+    NotYet,
+    /// And the program has not looked.
+    OnItsWay,
+    Said,
 }
 
 #[derive(Clone)]

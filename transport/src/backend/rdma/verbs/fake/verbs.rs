@@ -4,7 +4,8 @@ use super::super::*;
 use super::connecting::{Message, Stage, padded};
 use super::faults::Fault;
 use super::state::{
-    Connection, Context, Key, QueuePairStage, QueuePairState, RegionState, State, WindowState, errno,
+    Connection, Context, Key, LastReceive, QueuePairStage, QueuePairState, RegionState, State, WindowState,
+    errno,
 };
 use super::{EndName, Shared};
 use std::collections::VecDeque;
@@ -125,6 +126,7 @@ impl Verbs for FakeVerbs {
         self.with(|state, end| {
             state.move_by_itself();
             let is_late = state.is_disturbed();
+            state.look_at_last_receives(end);
             let this = &mut state.ends[end];
             if this.events_held || is_late {
                 return Ok(None);
@@ -136,6 +138,14 @@ impl Verbs for FakeVerbs {
             state.taken(key, &event);
             Ok(Some(event))
         })
+    }
+
+    fn has_let_go_of_receives(&mut self, identifier: Identifier) -> bool {
+        let is_said = |queue_pair: &QueuePairState| queue_pair.last_receive == LastReceive::Said;
+        let asked = self.with_key(identifier, |state, key| {
+            Ok(state.connections[&key].queue_pair.as_ref().is_some_and(is_said))
+        });
+        asked.unwrap_or(false)
     }
 
     fn peer(&self, identifier: Identifier) -> Option<SocketAddr> {
@@ -267,6 +277,16 @@ impl State {
         fault.map_or(Ok(()), |error| Err(errno(error)))
     }
 
+    /// What the devices of an end have said of their queue pairs is taken.
+    fn look_at_last_receives(&mut self, end: usize) {
+        let of_end = self.connections.values_mut().filter(|connection| connection.end == end);
+        for queue_pair in of_end.filter_map(|connection| connection.queue_pair.as_mut()) {
+            if queue_pair.last_receive == LastReceive::OnItsWay {
+                queue_pair.last_receive = LastReceive::Said;
+            }
+        }
+    }
+
     fn open_device(&mut self, key: Key, sizes: &DeviceSizes) -> io::Result<Device> {
         let limits = &self.live_port(key)?.kind.limits;
         let fits = (1..=limits.completions_max).contains(&sizes.completions)
@@ -300,6 +320,7 @@ impl State {
             overflows: 0,
             is_overrun: false,
             not_ready: 0,
+            receives_lost: 0,
         });
         Ok(Device(contexts.len() as u32 - 1))
     }
@@ -338,6 +359,8 @@ impl State {
             retired: 0,
             last_signaled: None,
             is_held: false,
+            in_hand: None,
+            last_receive: LastReceive::NotYet,
         };
         self.connections.get_mut(&key).expect("it is there").queue_pair = Some(queue_pair);
         Ok(QueuePair { number, sizes })
@@ -410,7 +433,11 @@ impl State {
             self.destroy(key);
         }
         let this = &mut self.ends[end];
-        this.contexts.iter_mut().for_each(|context| context.receives.clear());
+        for context in &mut this.contexts {
+            // With the process goes their queue.
+            context.receives.clear();
+            context.receives_lost = 0;
+        }
         this.regions.clear();
         this.windows.clear();
         this.events.clear();

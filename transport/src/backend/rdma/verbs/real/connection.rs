@@ -7,6 +7,7 @@ use super::super::{ConnectParameters, GREETING_BYTES_MAX, QueuePair, QueuePairSi
 use super::channel::EventChannel;
 use super::check::{check, check_number, check_pointer, invalid};
 use super::device::Queues;
+use super::last_receive;
 use crate::backend::raw_address::RawAddress;
 use rdma_sys::{
     ibv_context, ibv_modify_qp, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_cap, ibv_qp_init_attr,
@@ -165,8 +166,10 @@ impl Connection {
         // checked by the library.
         check(unsafe { rdma_create_qp(self.id.as_ptr(), queues.domain, &raw mut attributes) })?;
         let given = attributes.cap;
+        let queue_pair = self.queue_pair()?;
+        last_receive::expect_of(queue_pair);
         // SAFETY: there is a queue pair now.
-        let number = unsafe { self.queue_pair()?.as_ref().qp_num };
+        let number = unsafe { queue_pair.as_ref().qp_num };
         let sizes = QueuePairSizes {
             sends: given.max_send_wr,
             parts: given.max_send_sge,
@@ -179,6 +182,11 @@ impl Connection {
     #[inline]
     pub(super) fn queue_pair(&self) -> io::Result<NonNull<ibv_qp>> {
         NonNull::new(self.id().qp).ok_or_else(invalid)
+    }
+
+    /// Whether its device has said that the queue pair takes no receive request any more.
+    pub(super) fn has_let_go_of_receives(&self) -> bool {
+        self.queue_pair().is_ok_and(last_receive::has_reached)
     }
 
     /// Puts the queue pair into the error state: from then on, no peer reaches this end's memory through it.
@@ -212,6 +220,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if let Ok(queue_pair) = self.queue_pair() {
+            last_receive::forget(queue_pair);
+        }
         // SAFETY: the identifier exists, and nobody has it any more. Each event of it that was taken is acknowledged.
         unsafe {
             if !self.id().qp.is_null() {

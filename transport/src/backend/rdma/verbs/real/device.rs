@@ -9,6 +9,7 @@
 use super::super::{DeviceLimits, DeviceSizes};
 use super::check::{check_number, check_pointer, make_nonblocking};
 use super::connection::Connection;
+use super::last_receive;
 use super::watch::{Watch, Watched};
 use rdma_sys::{
     ibv_ack_async_event, ibv_ack_cq_events, ibv_alloc_pd, ibv_async_event, ibv_comp_channel, ibv_context,
@@ -176,15 +177,21 @@ impl OpenDevice {
     }
 
     /// Takes what the device says of itself, and passes it on to the log: what it means for a connection, its
-    /// completions and the connection manager say as well. All of the process share these events, so that another
-    /// thread's may be among them, and one's own may have gone to another.
-    pub(super) fn log_asynchronous(&self) {
+    /// completions and the connection manager say as well, but for one thing, of which `last_receive` takes note. All of
+    /// the process share these events, so that another thread's may be among them, and one's own may have gone to another.
+    pub(super) fn take_asynchronous(&self) {
         let mut event = MaybeUninit::<ibv_async_event>::uninit();
         // SAFETY: the context is open, and the target has room for an event.
         while unsafe { ibv_get_async_event(self.context.as_ptr(), event.as_mut_ptr()) } == 0 {
             // Read as a number, because a kernel may know more kinds than the enumeration.
             // SAFETY: the event was filled in.
             let kind = unsafe { (&raw const (*event.as_ptr()).event_type).cast::<u32>().read() };
+            if kind == LAST_RECEIVE {
+                // SAFETY: it was filled in, and an event of this kind is of a queue pair.
+                let queue_pair = unsafe { (*event.as_ptr()).element.qp };
+                // Before it is acknowledged, until when it is not destroyed and its address nobody else's.
+                last_receive::reached(queue_pair);
+            }
             // SAFETY: the event was taken from the context, and is acknowledged once.
             unsafe { ibv_ack_async_event(event.as_mut_ptr()) };
             log(&name(self.context), kind);
@@ -298,6 +305,9 @@ const EVENTS: [&str; 20] = [
     "GID_CHANGE",
     "WQ_FATAL",
 ];
+
+/// The place of `QP_LAST_WQE_REACHED` there.
+const LAST_RECEIVE: u32 = 16;
 
 fn log(device: &str, kind: u32) {
     let event = EVENTS.get(kind as usize).copied().unwrap_or("UNKNOWN");

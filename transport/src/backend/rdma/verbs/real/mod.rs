@@ -1,8 +1,8 @@
 //! Verbs over the devices of this machine, by `libibverbs` and `librdmacm`.
 //!
 //! Control path: `connection` has one identifier of the connection manager and its queue pair, `channel` where its news
-//! come from, `events` what they mean; `device` what is made once a device, `memory` what a device knows of it; `open`
-//! and `fork` what concerns the process. Data path: `data`.
+//! come from, `events` what they mean; `device` what is made once a device, `memory` what a device knows of it;
+//! `last_receive` what devices say of queue pairs that have failed; `open` and `fork` what concerns the process. Data path: `data`.
 //!
 //! Whatever the libraries made belongs to a type here that destroys it when it is dropped. They insist on an order,
 //! which [`RealVerbs`] keeps: queue pairs are stopped, so that no peer reads any more; windows are closed, which a queue
@@ -18,6 +18,7 @@ mod data;
 mod device;
 mod events;
 mod fork;
+mod last_receive;
 mod memory;
 mod open;
 mod table;
@@ -210,7 +211,7 @@ impl Verbs for RealVerbs {
                 Watched::Events => has_events = true,
                 Watched::Asynchronous(number) => {
                     if let Some(Some(device)) = self.devices.get(number as usize) {
-                        device.log_asynchronous();
+                        device.take_asynchronous();
                     }
                 }
                 // Stays until the queue is armed again.
@@ -218,6 +219,10 @@ impl Verbs for RealVerbs {
             }
         }
         if has_events { self.next_event() } else { Ok(None) }
+    }
+
+    fn has_let_go_of_receives(&mut self, identifier: Identifier) -> bool {
+        self.connections.at(identifier.0).is_some_and(Connection::has_let_go_of_receives)
     }
 
     fn peer(&self, identifier: Identifier) -> Option<SocketAddr> {

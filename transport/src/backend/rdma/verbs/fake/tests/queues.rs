@@ -244,3 +244,54 @@ fn a_seed_decides_on_the_order() {
     assert_eq!(order(1), order(1));
     assert!((2..10).any(|seed| order(seed) != order(1)));
 }
+
+/// A send of several packets from the connecting end has come in part.
+fn received_in_part(world: &mut World<FakeVerbs>, network: &FakeNetwork, link: &Link) {
+    let whole = world.part(ACCEPTING, 0, 8_000);
+    world.receive(ACCEPTING, 7, &[whole]);
+    let parts = [world.part(CONNECTING, 0, 8_000)];
+    world.post_all(CONNECTING, link, &[send(1, 0, &parts)]);
+    assert!(network.step());
+    assert!(network.is_receiving(world.verbs[ACCEPTING].name(), link.identifiers[ACCEPTING]));
+}
+
+#[test]
+fn a_queue_pair_that_fails_gives_back_what_it_had_begun_and_then_says_so() {
+    let (network, mut world, link) = connected();
+    let (name, accepting) = (world.verbs[ACCEPTING].name(), link.identifiers[ACCEPTING]);
+    received_in_part(&mut world, &network, &link);
+    network.break_queue_pair(name, accepting);
+    network.run_until_quiet();
+    let back = taken(&mut world, ACCEPTING);
+    assert_eq!((back.len(), back[0].work, back[0].status), (1, 7, Status::FLUSHED));
+    assert!(world.is_readable(ACCEPTING));
+    let end = &mut world.verbs[ACCEPTING];
+    assert!(!end.has_let_go_of_receives(accepting), "nobody has looked");
+    assert!(end.take_event().unwrap().is_none());
+    assert!(end.has_let_go_of_receives(accepting));
+    end.destroy(accepting);
+    network.assert_clean();
+}
+
+#[test]
+fn a_queue_pair_that_is_destroyed_earlier_takes_it_along() {
+    let (network, mut world, link) = connected();
+    received_in_part(&mut world, &network, &link);
+    world.verbs[ACCEPTING].destroy(link.identifiers[ACCEPTING]);
+    network.run_until_quiet();
+    assert_eq!(taken(&mut world, ACCEPTING), []);
+    assert_eq!(network.receives_lost(world.verbs[ACCEPTING].name()), 1);
+}
+
+#[test]
+fn a_device_that_does_not_say_it_gives_back_what_was_begun() {
+    let (network, mut world, link) = connected();
+    let (name, accepting) = (world.verbs[ACCEPTING].name(), link.identifiers[ACCEPTING]);
+    network.change_device(name, ADDRESSES[ACCEPTING], |device| device.says_last_receive = false);
+    received_in_part(&mut world, &network, &link);
+    network.break_queue_pair(name, accepting);
+    network.run_until_quiet();
+    assert_eq!(outcomes(&mut world, ACCEPTING), [(7, Status::FLUSHED)]);
+    assert!(world.verbs[ACCEPTING].take_event().unwrap().is_none());
+    assert!(!world.verbs[ACCEPTING].has_let_go_of_receives(accepting));
+}

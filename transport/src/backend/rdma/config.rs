@@ -33,6 +33,11 @@ pub struct RdmaConfig {
     pub inline_bytes: u32,
     /// The most memory that is registered, and so pinned, over all devices, in bytes. Default 1 GiB.
     pub pinned_bytes_max: usize,
+    /// Whether bodies are opened to a peer's reads by memory windows, where the device has them. Default `true`. With
+    /// `false` it is as on a device without: each connection has two queue pairs more and a protection domain of its own,
+    /// if the peer does so too, and each offered body is registered by itself. It costs more, and is no more secure; it
+    /// serves for comparison, and against a device whose windows are broken.
+    pub memory_windows: bool,
     /// How often a packet is sent again that nobody acknowledges, 0 to 6. Default 6. (7 would mean for ever on some devices.)
     pub retry_count: u8,
     /// How often a send is tried again for which the peer has no receive request, 0 to 6. Default 6. It never happens
@@ -55,6 +60,7 @@ impl Default for RdmaConfig {
             sends_max: 128,
             inline_bytes: 256,
             pinned_bytes_max: 1 << 30,
+            memory_windows: true,
             retry_count: 6,
             receiver_not_ready_retry_count: 6,
             resolve_timeout: Duration::from_secs(2),

@@ -1,6 +1,6 @@
 //! Which memory a device knows: pools' slabs, each registered once, when the first buffer of it is to travel.
 
-use super::verbs::{Device, Region, Verbs};
+use super::verbs::{Device, Identifier, Region, Verbs};
 use crate::pool::{BufferMut, Mapping, MappingHold, Segment};
 use std::collections::HashMap;
 use std::io;
@@ -136,17 +136,40 @@ impl Memory {
         Ok(region)
     }
 
-    /// Undoes [`Memory::register_alone`].
+    /// Lets the peer of a connection read memory that lies in a slab.
+    ///
+    /// # Safety
+    /// It must stay mapped, and hold nothing but what the peer may read, until [`Memory::deregister_alone`].
+    pub(super) unsafe fn register_for_peer(
+        identifier: Identifier,
+        address: u64,
+        bytes: usize,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Result<Region, PinError> {
+        budget.check(bytes)?;
+        // SAFETY: the caller says so.
+        let region = unsafe { verbs.register_for_peer(identifier, address, bytes) }
+            .map_err(|error| PinError::of_system(error, bytes, budget))?;
+        budget.pinned_bytes += bytes;
+        Ok(region)
+    }
+
+    /// Undoes [`Memory::register_alone`] or [`Memory::register_for_peer`]; false if it stays, which is said.
     pub(super) fn deregister_alone(
         region: Region,
         bytes: usize,
         verbs: &mut impl Verbs,
         budget: &mut Budget,
-    ) {
+    ) -> bool {
         match verbs.deregister(region) {
             Ok(()) => budget.pinned_bytes -= bytes,
-            Err(error) => tracing::warn!(%error, bytes, "memory could not be deregistered; it stays pinned"),
+            Err(ref error) => {
+                tracing::warn!(%error, bytes, "memory could not be deregistered; it stays pinned");
+                return false;
+            }
         }
+        true
     }
 
     /// How much it has registered, but for what was registered alone.

@@ -136,6 +136,41 @@ impl Verbs for Watched {
         self.verbs.create_queue_pair(identifier, sizes)
     }
 
+    fn create_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        sizes: &QueuePairSizes,
+    ) -> io::Result<QueuePairName> {
+        self.verbs.create_beside(identifier, beside, sizes)
+    }
+
+    fn connect_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        peer: QueuePairName,
+        reads: u8,
+    ) -> io::Result<()> {
+        self.verbs.connect_beside(identifier, beside, peer, reads)
+    }
+
+    unsafe fn register_for_peer(
+        &mut self,
+        identifier: Identifier,
+        address: u64,
+        bytes: usize,
+    ) -> io::Result<Region> {
+        self.asked.borrow_mut().registrations += 1;
+        // SAFETY: as the caller says.
+        unsafe { self.verbs.register_for_peer(identifier, address, bytes) }
+    }
+
+    unsafe fn post_beside(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted {
+        // SAFETY: as the caller says.
+        unsafe { self.verbs.post_beside(identifier, requests) }
+    }
+
     unsafe fn register(&mut self, device: Device, address: u64, bytes: usize) -> io::Result<Region> {
         self.asked.borrow_mut().registrations += 1;
         // SAFETY: as the caller says.

@@ -1,5 +1,6 @@
 //! The exposing end: windows on a body, open for one peer, until it is withdrawn.
 
+use super::beside::Regions;
 use super::descriptor::{RUN_BYTES, RUNS_DIRECT_MAX, RUNS_MAX, Run, of_runs, of_table};
 use crate::backend::rdma::engine::{DeviceState, Engine, Phase, State};
 use crate::backend::rdma::memory::{Budget, Memory, PinError};
@@ -30,15 +31,17 @@ pub(super) struct Exposures {
 
 /// One exposed body. Its memory belongs to the device until every window on it is known to be closed.
 #[derive(Debug)]
-struct Exposure {
-    number: u64,
-    stage: Stage,
-    windows: Vec<OpenWindow>,
-    _held: Vec<Segment>,
+pub(super) struct Exposure {
+    pub(super) number: u64,
+    pub(super) stage: Stage,
+    pub(super) windows: Vec<OpenWindow>,
+    /// What it is exposed by where there are no windows.
+    pub(super) regions: Regions,
+    pub(super) held: Vec<Segment>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Open,
     /// The requests that close its windows wait for room.
     Withdrawn,
@@ -48,7 +51,7 @@ enum Stage {
 
 /// A window, and the region that was made for it where the device checks only that.
 #[derive(Debug, Clone, Copy)]
-struct OpenWindow {
+pub(super) struct OpenWindow {
     window: Window,
     region: Option<(Region, usize)>,
 }
@@ -153,10 +156,10 @@ impl<V: Verbs> Opening<'_, V> {
     }
 }
 
-/// What the peer is told of runs: the runs themselves, or where a table of them lies.
-fn describe<V: Verbs>(
+/// What the peer is told of runs: the runs themselves, or where a table of them lies, which `plan` has to expose, too.
+pub(super) fn describe(
     runs: &[Run],
-    opening: &mut Opening<'_, V>,
+    mut plan: impl FnMut(&Segment, usize) -> Option<Run>,
     tables: &mut Option<Pool>,
     held: &mut Vec<Segment>,
 ) -> Option<Descriptor> {
@@ -172,7 +175,7 @@ fn describe<V: Verbs>(
         buffer.put_slice(&run.encode());
     }
     let table = buffer.split();
-    let run = opening.plan(&table, table.len())?;
+    let run = plan(&table, table.len())?;
     held.push(table);
     Some(of_table(run, runs.len()))
 }
@@ -182,12 +185,24 @@ impl Exposures {
         self.all.len()
     }
 
+    pub(super) fn push(&mut self, exposure: Exposure) {
+        self.all.push(exposure);
+    }
+
     pub(super) fn has_withdrawn(&self) -> bool {
         self.all.iter().any(|exposure| exposure.stage == Stage::Withdrawn)
     }
 
-    /// Gives every window back, whose queue pair is not used any more.
-    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<(Region, usize)> {
+    /// Gives every window back, whose queue pair is not used any more, and every region that the peer could read.
+    pub(super) fn free(
+        &mut self,
+        device: &mut DeviceState,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Vec<(Region, usize)> {
+        for exposure in self.all.extract_if(.., |exposure| !exposure.regions.is_empty()) {
+            exposure.deregister(verbs, budget);
+        }
         let open = self.all.iter_mut().flat_map(|exposure| exposure.windows.drain(..));
         let mut regions = Vec::new();
         for OpenWindow { window, region } in open {
@@ -216,7 +231,13 @@ impl<V: Verbs> Engine<V> {
             .ok_or_else(|| ExposeRefused::Scattered { segments: body.segment_count() })?;
         let exposures = link.one_sided.exposures.len();
         let limit = ExposeRefused::Limit { exposures };
-        if exposures >= link.one_sided.exposures_max || link.queue.room() < pieces.len() as u32 + ROOM_LEFT {
+        if exposures >= link.one_sided.exposures_max {
+            return Err(limit);
+        }
+        if link.one_sided.reads_beside {
+            return self.expose_beside(channel, exposure, body, &pieces);
+        }
+        if link.queue.room() < pieces.len() as u32 + ROOM_LEFT {
             return Err(limit);
         }
         let device = &mut self.devices[link.device];
@@ -226,7 +247,10 @@ impl<V: Verbs> Engine<V> {
         let mut held: Vec<Segment> = body.segments().cloned().collect();
         let runs: Option<ArrayVec<Run, RUNS_MAX>> =
             pieces.iter().map(|(first, bytes)| opening.plan(first, *bytes)).collect();
-        let descriptor = runs.and_then(|runs| describe(&runs, &mut opening, &mut self.tables, &mut held));
+        let descriptor = runs.and_then(|runs| {
+            let plan = |first: &Segment, bytes| opening.plan(first, bytes);
+            describe(&runs, plan, &mut self.tables, &mut held)
+        });
         let Some(descriptor) = descriptor else {
             opening.undo();
             return Err(limit);
@@ -236,7 +260,8 @@ impl<V: Verbs> Engine<V> {
             number: exposure,
             stage: Stage::Open,
             windows,
-            _held: held,
+            regions: Regions::new(),
+            held,
         });
         self.post_one_sided(channel, &requests, false)
             .map_or(Err(ExposeRefused::NotOpen), |()| Ok(descriptor))
@@ -244,11 +269,15 @@ impl<V: Verbs> Engine<V> {
 
     pub(super) fn withdraw_body(&mut self, channel: Channel, exposure: u64) {
         let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
-        let mut all = link.one_sided.exposures.all.iter_mut();
-        if let Some(found) = all.find(|other| other.number == exposure && other.stage == Stage::Open) {
-            found.stage = Stage::Withdrawn;
-            self.close_windows(channel);
+        let all = &mut link.one_sided.exposures.all;
+        let is_it = |other: &Exposure| other.number == exposure && other.stage == Stage::Open;
+        let Some(place) = all.iter().position(is_it) else { return };
+        if link.one_sided.reads_beside {
+            let exposure = all.swap_remove(place);
+            return self.withdraw_beside(channel, exposure);
         }
+        all[place].stage = Stage::Withdrawn;
+        self.close_windows(channel);
     }
 
     /// Closes the windows of what was withdrawn, as far as there is room.

@@ -22,8 +22,17 @@ use suite::{Going, Subject, for_each_case, tests_of};
 /// Addresses by way and end.
 const ADDRESSES: [[&str; 2]; 2] = [["10.0.0.1", "10.0.0.2"], ["10.1.0.1", "10.1.0.2"]];
 
-/// Two ends with a device for each way. `BOUNDS`: whether their windows check them.
-struct Fake<const BOUNDS: bool> {
+/// What the windows of a device are like.
+const BOUNDED: u8 = 0;
+/// They let peers read what lies around them.
+const BOUNDLESS: u8 = 1;
+/// There are none.
+const MISSING: u8 = 2;
+/// There are, and the configuration does without.
+const UNUSED: u8 = 3;
+
+/// Two ends with a device for each way.
+struct Fake<const WINDOWS: u8> {
     network: FakeNetwork,
     going: Going,
     listening: [Rc<RefCell<String>>; 2],
@@ -39,7 +48,7 @@ struct Placed {
     listening: Rc<RefCell<String>>,
 }
 
-impl<const BOUNDS: bool> Subject for Fake<BOUNDS> {
+impl<const WINDOWS: u8> Subject for Fake<WINDOWS> {
     fn new(going: Going) -> Self {
         Self { network: FakeNetwork::in_turn(), going, listening: Default::default() }
     }
@@ -49,10 +58,16 @@ impl<const BOUNDS: bool> Subject for Fake<BOUNDS> {
             let address = ADDRESSES[way][end];
             let verbs = self.network.end(&[address]);
             let name = verbs.name();
-            self.network.change_device(name, address, |device| device.limits.windows_have_bounds = BOUNDS);
+            self.network.change_device(name, address, |device| {
+                device.limits.windows_have_bounds = WINDOWS != BOUNDLESS;
+                if WINDOWS == MISSING {
+                    device.limits.windows_max = 0;
+                }
+            });
             let config = RdmaConfig {
                 receive_slots_max: 64,
                 receiver_not_ready_retry_count: 0,
+                memory_windows: WINDOWS != UNUSED,
                 ..RdmaConfig::default()
             };
             Box::new(Placed {
@@ -158,18 +173,21 @@ impl OneSided for Placed {
     }
 }
 
-/// As devices are.
-type WithBounds = Fake<true>;
+macro_rules! suites {
+    ($($name:ident: $subject:ident = $windows:ident),+) => {$(
+        type $subject = Fake<$windows>;
 
-/// As soft-RoCE is.
-type WithoutBounds = Fake<false>;
-
-mod windows_with_bounds {
-    use super::{for_each_case, suite, tests_of};
-    for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::WithBounds);
+        mod $name {
+            use super::{for_each_case, suite, tests_of};
+            for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::$subject);
+        }
+    )+};
 }
 
-mod windows_without_bounds {
-    use super::{for_each_case, suite, tests_of};
-    for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::WithoutBounds);
+// As devices are, as soft-RoCE is, and two ways to be without.
+suites! {
+    windows_with_bounds: Bounded = BOUNDED,
+    windows_without_bounds: Boundless = BOUNDLESS,
+    no_windows: Missing = MISSING,
+    unused_windows: Unused = UNUSED
 }

@@ -27,6 +27,10 @@ pub(in crate::backend::rdma) enum Fault {
     DeregisterFails(i32),
     /// Making a queue pair fails with this error.
     CreateQueuePairFails(i32),
+    /// Making a queue pair beside another fails with this error.
+    CreateBesideFails(i32),
+    /// Connecting one fails with this error.
+    ConnectBesideFails(i32),
     /// Opening a device fails with this error.
     DeviceFails(i32),
     /// The next queue pair has room for fewer inline bytes than it was asked for.

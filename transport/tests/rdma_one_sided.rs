@@ -30,8 +30,8 @@ fn hosts() -> Result<[String; 2], String> {
     }
 }
 
-/// Two ends, whose two ways are over the same devices.
-struct Rdma {
+/// Two ends, whose two ways are over the same devices, by their memory windows or without.
+struct Rdma<const WINDOWS: bool> {
     hosts: [String; 2],
     going: Going,
     listening: [Arc<Mutex<String>>; 2],
@@ -45,7 +45,7 @@ struct Placed {
     listening: Arc<Mutex<String>>,
 }
 
-impl Subject for Rdma {
+impl<const WINDOWS: bool> Subject for Rdma<WINDOWS> {
     fn missing() -> Option<String> {
         hosts().err()
     }
@@ -59,6 +59,7 @@ impl Subject for Rdma {
             let config = RdmaConfig {
                 receive_slots_max: 64,
                 receiver_not_ready_retry_count: 0,
+                memory_windows: WINDOWS,
                 ..RdmaConfig::default()
             };
             Box::new(Placed {
@@ -150,4 +151,12 @@ impl OneSided for Placed {
     }
 }
 
-for_each_case!(tests_of, crate::Rdma);
+mod by_windows {
+    use super::{for_each_case, suite, tests_of};
+    for_each_case!(tests_of, crate::Rdma<true>);
+}
+
+mod without_windows {
+    use super::{for_each_case, suite, tests_of};
+    for_each_case!(tests_of, crate::Rdma<false>);
+}

@@ -62,8 +62,11 @@ impl Raw {
 fn with_a_bad_peer(limit: u32) -> (Rig, (Channel, Channel), Channel, Raw) {
     let (mut rig, near, far) = Rig::connected();
     let place = rig.ends[1].listen().1;
-    let mut raw =
-        Raw::connect(&mut rig, &place, &Greeting { slot_bytes: SLOT_BYTES, limit, reads: NO_READS, beside: None }.encode());
+    let mut raw = Raw::connect(
+        &mut rig,
+        &place,
+        &Greeting { slot_bytes: SLOT_BYTES, limit, reads: NO_READS, beside: None }.encode(),
+    );
     let mut bad = None;
     // An engine at rest looks for who wants to connect once in 256 polls.
     for _ in 0..600 {

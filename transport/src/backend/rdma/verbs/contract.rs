@@ -5,6 +5,10 @@
 //!
 //! Needed are two ends, an address of each, and a way to let time pass.
 
+mod beside;
+
+pub(super) use beside::*;
+
 use super::*;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -51,6 +55,12 @@ macro_rules! contract {
             a_window_is_for_one_queue_pair,
             memory_below_a_window_stays_registered,
             an_armed_queue_wakes_once,
+            what_is_registered_for_a_peer_is_read_within_its_bounds,
+            what_was_deregistered_is_read_no_more,
+            what_is_registered_for_a_peer_is_for_that_one,
+            what_this_end_registered_for_itself_is_not_read,
+            who_has_disconnected_is_not_read,
+            a_queue_pair_has_one_of_each_kind_beside_it,
         }
     };
     (@each $ends:expr; $($case:ident,)*) => {$(

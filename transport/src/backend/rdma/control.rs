@@ -1,5 +1,6 @@
 //! The control path: how channels and listeners come up and go down.
 
+use super::config::doublings;
 use super::credit::{Outgoing, Shares, WINDOW_MIN, connections_max};
 use super::engine::{COMPLETIONS_PER_CALL, DeviceState, Engine, Link, Owner, Phase, State};
 use super::greeting::{self, Greeting};
@@ -180,6 +181,7 @@ impl<V: Verbs> Engine<V> {
     fn address_resolved(&mut self, _channel: Channel, identifier: Identifier) -> io::Result<()> {
         let limits = self.verbs.limits(identifier)?;
         self.check_device(&limits)?;
+        self.set_acknowledgement_timeout(identifier)?;
         self.verbs.resolve_route(identifier, self.config.resolve_timeout)
     }
 
@@ -235,6 +237,7 @@ impl<V: Verbs> Engine<V> {
         let theirs = Greeting::decode(greeting).map_err(io::Error::other)?;
         let limits = self.verbs.limits(identifier)?;
         self.check_device(&limits)?;
+        self.set_acknowledgement_timeout(identifier)?;
         let mut link = self.make_link(channel, identifier, pool)?;
         if theirs.beside.is_some() {
             link.one_sided.beside = self.create_beside(identifier, link.device);
@@ -365,6 +368,17 @@ impl<V: Verbs> Engine<V> {
             ))),
             _ => Ok(()),
         }
+    }
+
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier) -> io::Result<()> {
+        let Some(timeout) = self.config.acknowledgement_timeout else { return Ok(()) };
+        self.verbs.set_acknowledgement_timeout(identifier, doublings(timeout)).map_err(|error| {
+            let text = format!(
+                "this system cannot set how long acknowledgements are waited for ({error}): Linux 5.2 or later can; or \
+                 leave rdma acknowledgement_timeout out"
+            );
+            io::Error::new(error.kind(), text)
+        })
     }
 
     fn parameters(&self, device: usize) -> ConnectParameters {

@@ -15,6 +15,7 @@ mod peers;
 mod sending;
 mod traffic;
 mod watched;
+mod without_windows;
 
 use super::RdmaConfig;
 use super::engine::{Engine, State};

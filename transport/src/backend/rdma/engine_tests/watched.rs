@@ -60,6 +60,10 @@ impl Verbs for Watched {
         self.verbs.resolve(address, source, timeout)
     }
 
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()> {
+        self.verbs.set_acknowledgement_timeout(identifier, doublings)
+    }
+
     fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()> {
         self.verbs.resolve_route(identifier, timeout)
     }

@@ -347,6 +347,11 @@ pub(super) trait Verbs {
         timeout: Duration,
     ) -> io::Result<Identifier>;
 
+    /// How long a connection waits for acknowledgements: 4.096 us doubled so often, up to 31 times
+    /// (`RDMA_OPTION_ID_ACK_TIMEOUT` of `rdma_set_option(3)`). Before [`Verbs::resolve_route`] or [`Verbs::accept`].
+    /// `ENOSYS` where the system cannot do it.
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()>;
+
     /// The second step, which ends in [`Event::RouteResolved`] or [`Event::Failed`].
     fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()>;
 

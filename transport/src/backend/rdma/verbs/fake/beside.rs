@@ -22,7 +22,7 @@ impl State {
         let (end, identifier, port) = (parent.end, parent.identifier, parent.port);
         let (local, remote) = (parent.local, parent.remote);
         let fault = self.take_fault(end, |fault| match fault {
-            Fault::CreateBesideFails(error) => Some(*error),
+            Fault::CreateBesideFails(kind, error) if *kind == beside => Some(*error),
             _ => None,
         });
         let is_fresh = self.connections[&of].queue_pair.is_some() && self.beside(of, beside).is_err();
@@ -30,20 +30,19 @@ impl State {
             return Err(errno(error));
         }
         let key = Key::from(self.draw_name());
-        let (backlog, stage, peer, parameters, queue_pair) = (0, Stage::Connected, None, None, None);
-        let of = Some((of, beside));
         let connection = Connection {
             end,
             identifier,
             port,
             local,
             remote,
-            backlog,
-            stage,
-            peer,
-            parameters,
-            queue_pair,
-            of,
+            backlog: 0,
+            stage: Stage::Connected,
+            peer: None,
+            parameters: None,
+            queue_pair: None,
+            acknowledgement_doublings: None,
+            of: Some((of, beside)),
         };
         self.connections.insert(key, connection);
         match self.create_queue_pair(key, sizes) {

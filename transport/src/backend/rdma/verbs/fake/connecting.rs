@@ -98,6 +98,7 @@ impl State {
             peer: None,
             parameters: None,
             queue_pair: None,
+            acknowledgement_doublings: None,
             of: None,
         };
         self.connections.insert(key, connection);

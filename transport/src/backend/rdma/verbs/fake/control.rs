@@ -151,6 +151,17 @@ impl FakeNetwork {
         });
     }
 
+    /// How long a connection waits for acknowledgements, if that was set: 4.096 us doubled so often.
+    pub(in crate::backend::rdma) fn acknowledgement_doublings(
+        &self,
+        end: EndName,
+        identifier: Identifier,
+    ) -> Option<u8> {
+        let state = self.shared.borrow();
+        let key = state.key(end.0, identifier).expect("an identifier of this end");
+        state.connections[&key].acknowledgement_doublings
+    }
+
     /// What the end has.
     pub(in crate::backend::rdma) fn left(&self, end: EndName) -> Left {
         self.shared.borrow().left(end.0)

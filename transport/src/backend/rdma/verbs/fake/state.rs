@@ -139,6 +139,8 @@ pub(super) struct Connection {
     pub(super) peer: Option<Key>,
     pub(super) parameters: Option<ConnectParameters>,
     pub(super) queue_pair: Option<QueuePairState>,
+    /// How long acknowledgements are waited for, if it was set.
+    pub(super) acknowledgement_doublings: Option<u8>,
     /// It is none by itself, but a queue pair beside that of this one.
     pub(super) of: Option<(Key, Beside)>,
 }

@@ -71,6 +71,24 @@ impl Verbs for FakeVerbs {
         })
     }
 
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()> {
+        self.with_key(identifier, |state, key| {
+            let connection = &state.connections[&key];
+            // Once the route is known, or the peer has its answer, it comes too late.
+            let is_early =
+                matches!(connection.stage, Stage::Resolving | Stage::AddressResolved | Stage::Requested);
+            let fault = state.take_fault(connection.end, |fault| match fault {
+                Fault::AcknowledgementTimeoutFails(error) => Some(*error),
+                _ => None,
+            });
+            if let Some(error) = fault.or((!is_early || doublings > 31).then_some(libc::EINVAL)) {
+                return Err(errno(error));
+            }
+            state.connections.get_mut(&key).expect("it is there").acknowledgement_doublings = Some(doublings);
+            Ok(())
+        })
+    }
+
     fn resolve_route(&mut self, identifier: Identifier, _: Duration) -> io::Result<()> {
         self.with_key(identifier, |state, key| {
             state.advance(key, Stage::AddressResolved, Stage::Routing)?;

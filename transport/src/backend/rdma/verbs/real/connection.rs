@@ -17,7 +17,7 @@ use rdma_sys::{
     ibv_context, ibv_modify_qp, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_cap, ibv_qp_init_attr,
     ibv_qp_state, ibv_qp_type, rdma_accept, rdma_bind_addr, rdma_cm_id, rdma_conn_param, rdma_connect,
     rdma_create_id, rdma_create_qp, rdma_destroy_id, rdma_destroy_qp, rdma_disconnect, rdma_get_src_port,
-    rdma_listen, rdma_port_space, rdma_reject, rdma_resolve_addr, rdma_resolve_route,
+    rdma_listen, rdma_port_space, rdma_reject, rdma_resolve_addr, rdma_resolve_route, rdma_set_option,
 };
 use std::ffi::c_int;
 use std::io;
@@ -29,6 +29,11 @@ use std::time::Duration;
 /// How long a peer waits that found no receive request: 0.64 ms (`min_rnr_timer` of `ibv_modify_qp(3)`). The connection
 /// manager leaves it at 0, which means 655 ms.
 const RECEIVER_NOT_READY_WAIT: u8 = 12;
+
+/// `RDMA_OPTION_ID` and `RDMA_OPTION_ID_ACK_TIMEOUT` of `<rdma/rdma_cma.h>`, which are nameless enumerations there, and so
+/// not in the bindings. Their numbers are part of the kernel's interface (`<rdma/rdma_user_cm.h>`).
+const OPTION_ID: c_int = 0;
+const OPTION_ID_ACK_TIMEOUT: c_int = 3;
 
 /// Dropping it destroys the queue pairs, then the identifier; a peer that is connected is told.
 pub(super) struct Connection {
@@ -99,6 +104,12 @@ impl Connection {
         let (id, address) = (self.id.as_ptr(), address.as_ptr().cast_mut());
         // SAFETY: the addresses are valid, or null for any source; the library copies them.
         check(unsafe { rdma_resolve_addr(id, source, address, to_milliseconds(timeout)) })
+    }
+
+    pub(super) fn set_acknowledgement_timeout(&mut self, mut doublings: u8) -> io::Result<()> {
+        let value = (&raw mut doublings).cast();
+        // SAFETY: the identifier exists, and the value is one byte, which the library copies.
+        check(unsafe { rdma_set_option(self.id.as_ptr(), OPTION_ID, OPTION_ID_ACK_TIMEOUT, value, 1) })
     }
 
     pub(super) fn resolve_route(&mut self, timeout: Duration) -> io::Result<()> {

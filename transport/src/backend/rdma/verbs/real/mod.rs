@@ -170,6 +170,10 @@ impl Verbs for RealVerbs {
             .map(|(identifier, ())| identifier)
     }
 
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()> {
+        self.connection(identifier)?.set_acknowledgement_timeout(doublings)
+    }
+
     fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()> {
         self.connection(identifier)?.resolve_route(timeout)
     }

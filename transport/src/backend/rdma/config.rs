@@ -41,12 +41,13 @@ pub struct RdmaConfig {
     /// How often a packet is sent again that nobody acknowledges, 0 to 6. Default 6. (7 would mean for ever on some devices.)
     pub retry_count: u8,
     /// How long this end waits for an acknowledgement until it sends a packet again: 1 ms to 8 s, rounded up to the next
-    /// 4.096 us times a power of two, which is what devices know. With `retry_count` it decides how soon it is reported
-    /// that the network is gone: after `retry_count` + 1 such times, which devices may stretch. Default `None`: what
-    /// the connection manager has, by the subnet's manager on InfiniBand, and on RoCE as the kernel has it, 2.1 s until
-    /// Linux 6.2 and 0.5 s since: so that 4 to 15 s pass. Too short, it loads a network that is slow
-    /// at times with packets that were not lost, and ends connections that were whole. Linux 5.2 and later can set it;
-    /// where it cannot be set, connections are refused with that reason.
+    /// 4.096 us times a power of two, which is what devices know. After `retry_count` + 1 such times it is reported
+    /// that the network is gone; devices may take longer. Default 128 ms, which are 134, and so a second in all: longer
+    /// than packets wait in the full buffers of a data centre's switches, and short enough for a session to go on over
+    /// another wire before anybody asks. Less loads a network that is slow at times with packets that were not lost, and
+    /// ends connections that were whole. `None`: what the connection manager has, from the subnet's manager on
+    /// InfiniBand, and on RoCE from the kernel: 2.1 s until Linux 6.2 and 0.5 s since, so that 4 to 15 s pass.
+    /// Where the system cannot set it (Linux before 5.2), connections are refused with that reason.
     pub acknowledgement_timeout: Option<Duration>,
     /// How often a send is tried again for which the peer has no receive request, 0 to 6. Default 6. It never happens
     /// unless one of the ends miscounts: with 0, as in tests, such an end is found out at once.
@@ -70,7 +71,7 @@ impl Default for RdmaConfig {
             pinned_bytes_max: 1 << 30,
             memory_windows: true,
             retry_count: 6,
-            acknowledgement_timeout: None,
+            acknowledgement_timeout: Some(Duration::from_millis(128)),
             receiver_not_ready_retry_count: 6,
             resolve_timeout: Duration::from_secs(2),
             backlog: 1024,

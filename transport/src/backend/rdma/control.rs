@@ -375,7 +375,7 @@ impl<V: Verbs> Engine<V> {
         self.verbs.set_acknowledgement_timeout(identifier, doublings(timeout)).map_err(|error| {
             let text = format!(
                 "this system cannot set how long acknowledgements are waited for ({error}): Linux 5.2 or later can; or \
-                 leave rdma acknowledgement_timeout out"
+                 set rdma acknowledgement_timeout to none (0 for a broker)"
             );
             io::Error::new(error.kind(), text)
         })

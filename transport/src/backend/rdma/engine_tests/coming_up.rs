@@ -183,7 +183,7 @@ fn a_system_that_cannot_set_it_is_named_with_the_way_out() {
         let reason = rig.end_of(0, channel);
         assert_not_connected(&reason, "cannot set how long acknowledgements are waited for");
         if poor == 0 {
-            assert_not_connected(&reason, "leave rdma acknowledgement_timeout out");
+            assert_not_connected(&reason, "set rdma acknowledgement_timeout to none");
         }
         rig.rounds(3);
         rig.connect(0, 1, &place);

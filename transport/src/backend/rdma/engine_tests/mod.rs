@@ -197,8 +197,10 @@ impl End {
         }
     }
 
+    /// Arms it; how long a sleep may last then.
     fn arm(&mut self) -> Option<Duration> {
-        self.engine().arm()
+        self.engine().arm();
+        self.engine().sleep_max()
     }
 
     fn segments(&mut self, bytes: &[u8]) -> GatherList {

@@ -10,13 +10,14 @@ use crate::backend::rdma::RdmaConfig;
 use crate::backend::rdma::engine::{Engine, State};
 use crate::backend::rdma::verbs::fake::{EndName, FakeNetwork, FakeVerbs};
 use crate::backend::{
-    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided,
-    ReadRefused, SendRefused, Wire, WireEvent,
+    Channel, ConnectError, Descriptor, ListenError, Listener, Listening, OneSided, ReadRefused, SendRefused,
+    Wire, WireEvent,
 };
-use crate::pool::{Body, GatherList, Pool};
+use crate::pool::{GatherList, Pool};
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use suite::forwarding::{Change, Changed};
 use suite::{Going, Subject, for_each_case, tests_of};
 
 /// Addresses by way and end.
@@ -38,9 +39,8 @@ struct Fake<const WINDOWS: u8> {
     listening: [Rc<RefCell<String>>; 2],
 }
 
-/// A wire that says `there` for wherever the other end listens.
+/// A wire says `there` for wherever the other end listens.
 struct Placed {
-    engine: Engine<FakeVerbs>,
     name: EndName,
     network: FakeNetwork,
     going: Going,
@@ -70,14 +70,10 @@ impl<const WINDOWS: u8> Subject for Fake<WINDOWS> {
                 memory_windows: WINDOWS != UNUSED,
                 ..RdmaConfig::default()
             };
-            Box::new(Placed {
-                engine: Engine::new(verbs, config),
-                name,
-                network: self.network.clone(),
-                going: self.going,
-                address,
-                listening: Rc::clone(&self.listening[way]),
-            })
+            let (network, going) = (self.network.clone(), self.going);
+            let listening = Rc::clone(&self.listening[way]);
+            let placed = Placed { name, network, going, address, listening };
+            Box::new(Changed::new(Box::new(Engine::new(verbs, config)), placed))
         })
     }
 
@@ -92,45 +88,30 @@ impl<const WINDOWS: u8> Subject for Fake<WINDOWS> {
     }
 }
 
-impl Drop for Placed {
-    fn drop(&mut self) {
-        // An engine that is dropped waits for its network, which nobody moves meanwhile.
-        for channel in self.engine.channels.names() {
-            self.engine.close(channel);
-        }
-        let mut pool = Pool::new(crate::pool::PoolConfig::edge()).unwrap();
-        while self.engine.channels.len() > 0 && self.network.step() {
-            self.engine.poll(&mut pool, &mut Vec::new()).unwrap();
-        }
-    }
-}
-
-impl Wire for Placed {
-    fn listen(&mut self, _: &str) -> Result<Listening, ListenError> {
-        let listening = self.engine.listen(&format!("{}:0", self.address))?;
-        listening.address.clone_into(&mut self.listening.borrow_mut());
-        Ok(listening)
+/// As `RdmaWire` is one, over real devices.
+impl Wire for Engine<FakeVerbs> {
+    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        self.listen(address)
     }
 
-    fn connect(&mut self, _: &str) -> Result<Channel, ConnectError> {
-        let address = self.listening.borrow().clone();
-        self.engine.connect(&address)
+    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
+        self.connect(address)
     }
 
     fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
-        self.engine.send(channel, gather)
+        self.send(channel, gather)
     }
 
     fn close(&mut self, channel: Channel) {
-        self.engine.close(channel);
+        self.close(channel);
     }
 
     fn stop_listening(&mut self, listener: Listener) {
-        self.engine.stop_listening(listener);
+        self.stop_listening(listener);
     }
 
     fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
-        self.engine.poll(pool, events)
+        self.poll(pool, events)
     }
 
     fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
@@ -138,21 +119,20 @@ impl Wire for Placed {
     }
 }
 
-impl OneSided for Placed {
-    fn exposures_max(&mut self, channel: Channel) -> usize {
-        self.engine.exposures_max(channel)
+impl Change<Engine<FakeVerbs>> for Placed {
+    fn listen(&mut self, engine: &mut Engine<FakeVerbs>, _: &str) -> Result<Listening, ListenError> {
+        let listening = engine.listen(&format!("{}:0", self.address))?;
+        listening.address.clone_into(&mut self.listening.borrow_mut());
+        Ok(listening)
     }
 
-    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused> {
-        self.engine.expose(channel, exposure, body)
-    }
-
-    fn withdraw(&mut self, channel: Channel, exposure: u64) {
-        self.engine.withdraw(channel, exposure);
+    fn connect(&mut self, engine: &mut Engine<FakeVerbs>, _: &str) -> Result<Channel, ConnectError> {
+        engine.connect(&self.listening.borrow())
     }
 
     fn read(
         &mut self,
+        engine: &mut Engine<FakeVerbs>,
         channel: Channel,
         read: u64,
         descriptor: &[u8],
@@ -164,12 +144,23 @@ impl OneSided for Placed {
             Going::Well => {}
             Going::Wrong => descriptor = runs::with_another_key(&descriptor),
             Going::Nowhere => {
-                if let Some(State { identifier: Some(identifier), .. }) = self.engine.channels.at(channel) {
+                if let Some(State { identifier: Some(identifier), .. }) = engine.channels.at(channel) {
                     self.network.hold_sends(self.name, *identifier);
                 }
             }
         }
-        self.engine.read(channel, read, &descriptor, bytes, pool)
+        engine.read(channel, read, &descriptor, bytes, pool)
+    }
+
+    /// An engine that is dropped waits for its network, which nobody moves meanwhile.
+    fn end(&mut self, engine: &mut Engine<FakeVerbs>) {
+        for channel in engine.channels.names() {
+            engine.close(channel);
+        }
+        let mut pool = Pool::new(crate::pool::PoolConfig::edge()).unwrap();
+        while engine.channels.len() > 0 && self.network.step() {
+            engine.poll(&mut pool, &mut Vec::new()).unwrap();
+        }
     }
 }
 

@@ -355,6 +355,7 @@ fn what_is_said_of_the_rdma_wire_is_what_its_driver_does() {
     assert_eq!(config.addresses()[0].to_string(), "rdma://10.0.0.5:5700");
     assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
     let unset = parse(&format!("[rdma]\nacknowledgement_timeout_ms = 0\n{LEAST}")).unwrap();
+    assert_eq!(unset, parse(LEAST).unwrap(), "that is the default");
     assert_eq!(unset.driver_config().rdma.acknowledgement_timeout, None);
     let terms = PoolBudget::of(&config);
     let receives = terms.terms().iter().find(|term| term.name == "rdma receive requests").unwrap();

@@ -178,8 +178,8 @@ pub struct RdmaSettings {
     /// How often a packet is sent again that nobody acknowledges. Default 6, the most.
     pub retry_count: u64,
     /// Milliseconds until a packet is sent again that nobody has acknowledged, rounded up to what devices know. After
-    /// `retry_count` + 1 such times the network counts as gone. Default 128, which are 134, and so a second in all. 0: what
-    /// the connection manager has, with which that takes 4 to 15 s on RoCE.
+    /// `retry_count` + 1 such times the network counts as gone: with 128, a second. Default 0: what the connection manager
+    /// has, with which that takes 4 to 15 s on RoCE.
     pub acknowledgement_timeout_ms: u64,
     /// How often a send is tried again for which the peer has no receive request. Default 6. It never happens unless an
     /// end miscounts, and with 0 such an end is found out at once.

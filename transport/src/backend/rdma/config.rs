@@ -42,12 +42,12 @@ pub struct RdmaConfig {
     pub retry_count: u8,
     /// How long this end waits for an acknowledgement until it sends a packet again: 1 ms to 8 s, rounded up to the next
     /// 4.096 us times a power of two, which is what devices know. After `retry_count` + 1 such times it is reported
-    /// that the network is gone; devices may take longer. Default 128 ms, which are 134, and so a second in all: longer
-    /// than packets wait in the full buffers of a data centre's switches, and short enough for a session to go on over
-    /// another wire before anybody asks. Less loads a network that is slow at times with packets that were not lost, and
-    /// ends connections that were whole. `None`: what the connection manager has, from the subnet's manager on
-    /// InfiniBand, and on RoCE from the kernel: 2.1 s until Linux 6.2 and 0.5 s since, so that 4 to 15 s pass.
-    /// Where the system cannot set it (Linux before 5.2), connections are refused with that reason.
+    /// that the network is gone; devices may take longer. With 128 ms, which are 134, that is a second. Default `None`: what
+    /// the connection manager has, from the subnet's manager on InfiniBand, and on RoCE from the kernel: 2.1 s until
+    /// Linux 6.2 and 0.5 s since, so that 4 to 15 s pass, unless the session's idle timeout is shorter. It is the
+    /// default because less loads a network that is slow at times with packets that were not lost, and ends
+    /// connections that were whole. Where the system cannot set it (Linux before 5.2), connections are refused with that
+    /// reason.
     pub acknowledgement_timeout: Option<Duration>,
     /// How often a send is tried again for which the peer has no receive request, 0 to 6. Default 6. It never happens
     /// unless one of the ends miscounts: with 0, as in tests, such an end is found out at once.
@@ -71,7 +71,7 @@ impl Default for RdmaConfig {
             pinned_bytes_max: 1 << 30,
             memory_windows: true,
             retry_count: 6,
-            acknowledgement_timeout: Some(Duration::from_millis(128)),
+            acknowledgement_timeout: None,
             receiver_not_ready_retry_count: 6,
             resolve_timeout: Duration::from_secs(2),
             backlog: 1024,

@@ -1,6 +1,7 @@
 //! What a configuration may be, and what is said about one that cannot work.
 
 use std::path::Path;
+use std::time::Duration;
 use underlay::backend::rdma::RdmaConfig;
 use underlay::connection::ConnectionConfig;
 use underlay::session::SessionConfig;
@@ -332,7 +333,8 @@ fn the_pools_budget_is_the_sum_of_its_terms_unless_it_is_given() {
 #[test]
 fn what_is_said_of_the_rdma_wire_is_what_its_driver_does() {
     let rdma = "[rdma]\ndevice = \"rxe0\"\npinned_bytes_max = 2097152\nreceive_slots_max = 128\nwindow_max = 32\n\
-                sends_max = 64\ninline_bytes = 128\nretry_count = 3\nreceiver_not_ready_retry_count = 0\n";
+                sends_max = 64\ninline_bytes = 128\nretry_count = 3\n\
+                acknowledgement_timeout_ms = 16\nreceiver_not_ready_retry_count = 0\n";
     let listener = "[[listener]]\ntransport = \"rdma\"\naddress = \"10.0.0.5:5700\"\nfallback = \"tcp\"\n";
     let config = parse(&format!("[broker]\nbacklog = 7\n{rdma}{listener}{LEAST}")).unwrap();
     let expected = RdmaConfig {
@@ -343,6 +345,7 @@ fn what_is_said_of_the_rdma_wire_is_what_its_driver_does() {
         sends_max: 64,
         inline_bytes: 128,
         retry_count: 3,
+        acknowledgement_timeout: Some(Duration::from_millis(16)),
         receiver_not_ready_retry_count: 0,
         backlog: 7,
         ..RdmaConfig::default()
@@ -351,6 +354,9 @@ fn what_is_said_of_the_rdma_wire_is_what_its_driver_does() {
     expected.validate().unwrap();
     assert_eq!(config.addresses()[0].to_string(), "rdma://10.0.0.5:5700");
     assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
+    let unset = parse(&format!("[rdma]\nacknowledgement_timeout_ms = 0\n{LEAST}")).unwrap();
+    assert_eq!(unset, parse(LEAST).unwrap(), "that is the default");
+    assert_eq!(unset.driver_config().rdma.acknowledgement_timeout, None);
     let terms = PoolBudget::of(&config);
     let receives = terms.terms().iter().find(|term| term.name == "rdma receive requests").unwrap();
     assert_eq!(receives.bytes, 128 * 17 * 1024);
@@ -371,7 +377,7 @@ fn every_bound_of_an_rdma_option_is_one_that_the_wire_takes() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 14);
+    assert_eq!(checked, 16);
 }
 
 #[test]

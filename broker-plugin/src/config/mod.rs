@@ -148,6 +148,8 @@ impl RdmaSettings {
             inline_bytes: self.inline_bytes as u32,
             pinned_bytes_max: self.pinned_bytes_max as usize,
             retry_count: self.retry_count as u8,
+            acknowledgement_timeout: (self.acknowledgement_timeout_ms > 0)
+                .then(|| Duration::from_millis(self.acknowledgement_timeout_ms)),
             receiver_not_ready_retry_count: self.receiver_not_ready_retry_count as u8,
             backlog,
             ..RdmaConfig::default()

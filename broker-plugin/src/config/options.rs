@@ -135,6 +135,7 @@ pub const OPTIONS: &[OptionRule] = &[
     number("rdma", "sends_max", "work requests", 16, 4096),
     number("rdma", "inline_bytes", "bytes", 0, 4096),
     number("rdma", "retry_count", "repetitions", 0, 6),
+    number("rdma", "acknowledgement_timeout_ms", "milliseconds", 0, 8_000),
     number("rdma", "receiver_not_ready_retry_count", "repetitions", 0, 6),
     number("limits", "packet_bytes", "bytes", 256, FRAME_BYTES_MAX as u64),
     number("limits", "frame_bytes_max", "bytes", FRAME_BYTES_MIN as u64, FRAME_BYTES_MAX as u64),

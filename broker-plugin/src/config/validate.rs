@@ -121,6 +121,7 @@ fn check_rdma(rdma: &RdmaSettings) -> Result<(), ConfigFault> {
         ("sends_max", rdma.sends_max),
         ("inline_bytes", rdma.inline_bytes),
         ("retry_count", rdma.retry_count),
+        ("acknowledgement_timeout_ms", rdma.acknowledgement_timeout_ms),
         ("receiver_not_ready_retry_count", rdma.receiver_not_ready_retry_count),
     ];
     check_numbers(&section, numbers)?;

@@ -75,13 +75,19 @@ pub trait Wire {
     fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()>;
 
     /// Arranges that the wait point wakes this thread for whatever happens from now on. Whoever is about to sleep calls
-    /// it, polls once more, and sleeps only if that found nothing, and then no longer than this says: there may be
-    /// something to wait for that wakes nobody. Wires that the wait point watches by itself need nothing of the kind.
+    /// it, polls once more, and sleeps only if that found nothing, and then no longer than [`Wire::sleep_max`] says. Wires
+    /// that the wait point watches by itself need nothing of the kind.
     ///
     /// # Errors
     /// As [`Wire::poll`].
-    fn arm(&mut self) -> io::Result<Option<Duration>> {
-        Ok(None)
+    fn arm(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// How long a sleep may last that follows now: there may be something to wait for that wakes nobody. It holds until
+    /// the next call of anything else here.
+    fn sleep_max(&self) -> Option<Duration> {
+        None
     }
 
     /// What it can do with memory of the other end; `None` for a wire that cannot.

@@ -185,7 +185,7 @@ impl Wires {
     /// Arranges that everything that happens from now on ends a sleep.
     pub(super) fn arm(&mut self) -> io::Result<()> {
         match &mut self.set {
-            WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }) => wire.arm().map(|_| ()),
+            WireSet::Real(RealWires { rdma: Rdma { wire: Some(wire), .. }, .. }) => wire.arm(),
             _ => Ok(()),
         }
     }

@@ -2,6 +2,8 @@
 
 #![cfg(feature = "simulation")]
 
+#[path = "../support/forwarding.rs"]
+mod forwarding;
 mod wire;
 
 use std::sync::{Arc, Mutex};
@@ -20,7 +22,7 @@ use underlay::proto::record::MessageKind;
 use underlay::proto::text::Name;
 use underlay::proto::{Incarnation, Lane, LinkId, Origin, ProcessId};
 use underlay::time::Timestamp;
-use wire::{Memory, SharingWire};
+use wire::{Memory, sharing};
 
 const AMPLE: LinkRoom = LinkRoom { messages: 1 << 30, bytes: 1 << 40 };
 
@@ -89,7 +91,7 @@ impl Stage {
             let wakeup = Arc::new(underlay::Wakeup::new().expect("an eventfd"));
             let wires = SimulatedWires {
                 tcp: Box::new(InprocWire::new(other.clone(), wakeup)),
-                inproc: Box::new(SharingWire::new(network.clone(), memory.clone())),
+                inproc: Box::new(sharing(network.clone(), memory.clone())),
             };
             let mut driver = driver(number, Simulated { wires, now, seed: [number; 32] });
             driver.parts().0.listen(&place(number.into())).expect("the name is free");

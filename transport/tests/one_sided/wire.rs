@@ -1,16 +1,14 @@
 //! A wire with one-sided reads, made of the one between wires of a process: what is exposed lies in a table that all
 //! of them can see.
 
+use crate::forwarding::{Change, Changed};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 use underlay::Wakeup;
 use underlay::backend::inproc::{InprocNetwork, InprocWire};
-use underlay::backend::{
-    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided,
-    ReadRefused, SendRefused, Wire, WireEvent,
-};
-use underlay::pool::{Body, GatherList, Pool, Segment};
+use underlay::backend::{Channel, Descriptor, ExposeRefused, ReadRefused, Wire, WireEvent};
+use underlay::pool::{Body, Pool, Segment};
 
 /// What the wires share.
 #[derive(Default)]
@@ -36,8 +34,16 @@ impl Memory {
     }
 }
 
-pub(crate) struct SharingWire {
-    inner: InprocWire,
+pub(crate) type SharingWire = Changed<InprocWire, Shares>;
+
+pub(crate) fn sharing(network: InprocNetwork, memory: Arc<Mutex<Memory>>) -> SharingWire {
+    let wakeup = Arc::new(Wakeup::new().expect("an eventfd"));
+    let shares = Shares { memory, keys: HashMap::new(), done: Vec::new(), gone: HashSet::new() };
+    Changed::new(Box::new(InprocWire::new(network, wakeup)), shares)
+}
+
+/// What it does beyond a wire between wires of a process.
+pub(crate) struct Shares {
     memory: Arc<Mutex<Memory>>,
     /// By channel and number, the keys of this end's exposures.
     keys: HashMap<(Channel, u64), u64>,
@@ -46,13 +52,7 @@ pub(crate) struct SharingWire {
     gone: HashSet<Channel>,
 }
 
-impl SharingWire {
-    pub(crate) fn new(network: InprocNetwork, memory: Arc<Mutex<Memory>>) -> Self {
-        let wakeup = Arc::new(Wakeup::new().expect("an eventfd"));
-        let inner = InprocWire::new(network, wakeup);
-        Self { inner, memory, keys: HashMap::new(), done: Vec::new(), gone: HashSet::new() }
-    }
-
+impl Shares {
     fn closed(&mut self, channel: Channel) {
         let mut memory = self.memory.lock().expect("nobody panicked");
         let before = self.keys.len();
@@ -67,30 +67,15 @@ impl SharingWire {
     }
 }
 
-impl Wire for SharingWire {
-    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
-        self.inner.listen(address)
-    }
-
-    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
-        self.inner.connect(address)
-    }
-
-    fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
-        self.inner.send(channel, gather)
-    }
-
-    fn close(&mut self, channel: Channel) {
-        self.inner.close(channel);
-    }
-
-    fn stop_listening(&mut self, listener: Listener) {
-        self.inner.stop_listening(listener);
-    }
-
-    fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+impl Change<InprocWire> for Shares {
+    fn poll(
+        &mut self,
+        wire: &mut InprocWire,
+        pool: &mut Pool,
+        events: &mut Vec<WireEvent>,
+    ) -> io::Result<()> {
         let from = events.len();
-        self.inner.poll(pool, events)?;
+        wire.poll(pool, events)?;
         let closed: Vec<Channel> = events[from..]
             .iter()
             .filter_map(|event| match event {
@@ -105,17 +90,17 @@ impl Wire for SharingWire {
         Ok(())
     }
 
-    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
-        Some(self)
-    }
-}
-
-impl OneSided for SharingWire {
-    fn exposures_max(&mut self, _channel: Channel) -> usize {
+    fn exposures_max(&mut self, _: &mut InprocWire, _: Channel) -> usize {
         4
     }
 
-    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused> {
+    fn expose(
+        &mut self,
+        _: &mut InprocWire,
+        channel: Channel,
+        exposure: u64,
+        body: &Body,
+    ) -> Result<Descriptor, ExposeRefused> {
         let mut memory = self.memory.lock().expect("nobody panicked");
         let key = memory.next_key;
         memory.next_key += 1;
@@ -125,7 +110,7 @@ impl OneSided for SharingWire {
         Ok(key.to_le_bytes().into_iter().collect())
     }
 
-    fn withdraw(&mut self, channel: Channel, exposure: u64) {
+    fn withdraw(&mut self, _: &mut InprocWire, channel: Channel, exposure: u64) {
         if let Some(key) = self.keys.remove(&(channel, exposure)) {
             let mut memory = self.memory.lock().expect("nobody panicked");
             memory.exposed.remove(&key);
@@ -135,6 +120,7 @@ impl OneSided for SharingWire {
 
     fn read(
         &mut self,
+        _: &mut InprocWire,
         channel: Channel,
         read: u64,
         descriptor: &[u8],

@@ -19,3 +19,4 @@ mod pair;
 mod part;
 mod processes;
 mod storm;
+mod timeouts;

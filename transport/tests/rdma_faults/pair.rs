@@ -10,7 +10,7 @@ use underlay::proto::control::CloseCode;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The address of the sending end's device.
-const HERE: &str = "10.77.0.1";
+pub(crate) const HERE: &str = "10.77.0.1";
 
 /// The address of the receiving end's device, and any port.
 pub(crate) const THERE: &str = "10.77.0.2:0";

@@ -2,14 +2,14 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+#[path = "addresses.rs"]
+mod addresses;
+
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use underlay::driver::Address;
-
-/// Two addresses with a comma, such as those of the machine that `ci/soft-roce` boots: `10.77.0.1,10.77.0.2`.
-const ADDRESSES: &str = "UNDERLAY_RDMA_ADDRESSES";
 
 /// The addresses of two RDMA devices, for as long as one test uses them: a test that cuts the link cuts it for all.
 pub(crate) struct Devices {
@@ -25,12 +25,8 @@ impl Devices {
     /// `UNDERLAY_REQUIRE_WIRES` names `rdma`.
     pub(crate) fn find(test: &str) -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
-        let list = std::env::var(ADDRESSES).unwrap_or_default();
-        let addresses: Vec<IpAddr> = list.split(',').filter_map(|text| text.trim().parse().ok()).collect();
-        let [listening, connecting] = addresses[..] else {
-            skip(test, &format!("{ADDRESSES} does not name two addresses of RDMA devices (it is '{list}')"));
-            return None;
-        };
+        let [listening, connecting] =
+            addresses::of_devices().inspect_err(|reason| skip(test, reason)).ok()?;
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Self { listening, connecting, _alone: alone })
     }

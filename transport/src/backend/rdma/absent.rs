@@ -6,7 +6,6 @@ use crate::pool::{GatherList, Pool};
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 /// The `rdma` wire of a build without the feature `rdma`: there is none.
 #[derive(Debug)]
@@ -19,11 +18,6 @@ impl RdmaWire {
     /// [`RdmaOpenError::NotBuilt`].
     pub fn open(_config: RdmaConfig) -> Result<Self, RdmaOpenError> {
         Err(RdmaOpenError::NotBuilt)
-    }
-
-    /// Nothing calls it.
-    pub(crate) fn sleep_max(&self) -> Option<Duration> {
-        match self.0 {}
     }
 
     /// Nothing calls it.

@@ -33,8 +33,22 @@ pub struct RdmaConfig {
     pub inline_bytes: u32,
     /// The most memory that is registered, and so pinned, over all devices, in bytes. Default 1 GiB.
     pub pinned_bytes_max: usize,
+    /// Whether bodies are opened to a peer's reads by memory windows, where the device has them. Default `true`. With
+    /// `false` it is as on a device without: each connection has two queue pairs more and a protection domain of its own,
+    /// if the peer does so too, and each offered body is registered by itself. It costs more, and is no more secure; it
+    /// serves for comparison, and against a device whose windows are broken.
+    pub memory_windows: bool,
     /// How often a packet is sent again that nobody acknowledges, 0 to 6. Default 6. (7 would mean for ever on some devices.)
     pub retry_count: u8,
+    /// How long this end waits for an acknowledgement until it sends a packet again: 1 ms to 8 s, rounded up to the next
+    /// 4.096 us times a power of two, which is what devices know. After `retry_count` + 1 such times it is reported
+    /// that the network is gone; devices may take longer. With 128 ms, which are 134, that is a second. Default `None`: what
+    /// the connection manager has, from the subnet's manager on InfiniBand, and on RoCE from the kernel: 2.1 s until
+    /// Linux 6.2 and 0.5 s since, so that 4 to 15 s pass, unless the session's idle timeout is shorter. It is the
+    /// default because less loads a network that is slow at times with packets that were not lost, and ends
+    /// connections that were whole. Where the system cannot set it (Linux before 5.2), connections are refused with that
+    /// reason.
+    pub acknowledgement_timeout: Option<Duration>,
     /// How often a send is tried again for which the peer has no receive request, 0 to 6. Default 6. It never happens
     /// unless one of the ends miscounts: with 0, as in tests, such an end is found out at once.
     pub receiver_not_ready_retry_count: u8,
@@ -55,7 +69,9 @@ impl Default for RdmaConfig {
             sends_max: 128,
             inline_bytes: 256,
             pinned_bytes_max: 1 << 30,
+            memory_windows: true,
             retry_count: 6,
+            acknowledgement_timeout: None,
             receiver_not_ready_retry_count: 6,
             resolve_timeout: Duration::from_secs(2),
             backlog: 1024,
@@ -78,10 +94,21 @@ impl RdmaConfig {
         check("inline_bytes", self.inline_bytes.into(), 0, 4096)?;
         check("retry_count", self.retry_count.into(), 0, 6)?;
         check("receiver_not_ready_retry_count", self.receiver_not_ready_retry_count.into(), 0, 6)?;
+        if let Some(timeout) = self.acknowledgement_timeout {
+            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            check("acknowledgement_timeout (ms)", timeout_ms, 1, 8_000)?;
+        }
         let timeout_ms = u64::try_from(self.resolve_timeout.as_millis()).unwrap_or(u64::MAX);
         check("resolve_timeout (ms)", timeout_ms, 1, 600_000)?;
         check("backlog", self.backlog.into(), 1, 1 << 16)
     }
+}
+
+/// A time as devices know it: the least number by which 4.096 us are doubled so often that they last as long
+/// (InfiniBand Architecture Specification, 9.9.2.1.1).
+#[cfg(feature = "rdma")]
+pub(super) fn doublings(time: Duration) -> u8 {
+    (0..31).find(|&doublings| Duration::from_nanos(4096 << doublings) >= time).unwrap_or(31)
 }
 
 /// A value of the configuration that cannot work.
@@ -141,5 +168,21 @@ mod tests {
         assert_eq!((bad.name, bad.min), ("receive_slots_max", 64));
         let bad = RdmaConfig { retry_count: 7, ..RdmaConfig::default() }.validate().unwrap_err();
         assert_eq!((bad.name, bad.given), ("retry_count", 7));
+        for (timeout, given) in [(Duration::ZERO, 0), (Duration::from_secs(9), 9000)] {
+            let config = RdmaConfig { acknowledgement_timeout: Some(timeout), ..RdmaConfig::default() };
+            let bad = config.validate().unwrap_err();
+            assert_eq!((bad.name, bad.given, bad.max), ("acknowledgement_timeout (ms)", given, 8000));
+        }
+    }
+
+    #[cfg(feature = "rdma")]
+    #[test]
+    fn times_are_rounded_up_to_what_devices_know() {
+        for (us, expected) in
+            [(1, 0), (5, 1), (1_000, 8), (1_048, 8), (1_049, 9), (16_000, 12), (8_000_000, 21)]
+        {
+            assert_eq!(doublings(Duration::from_micros(us)), expected, "{us} us");
+        }
+        assert_eq!(doublings(Duration::MAX), 31);
     }
 }

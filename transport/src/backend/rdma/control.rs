@@ -1,5 +1,6 @@
 //! The control path: how channels and listeners come up and go down.
 
+use super::config::doublings;
 use super::credit::{Incoming, Outgoing, Shares, WINDOW_MIN, connections_max};
 use super::engine::{COMPLETIONS_PER_CALL, DeviceState, Engine, Link, Owner, Phase, State};
 use super::greeting::{self, Greeting};
@@ -21,13 +22,16 @@ use std::io;
 use std::net::SocketAddr;
 
 /// The most parts of one send. Frames have few; the rest of a long list goes into the next send.
-const PARTS_MAX: u32 = 8;
+pub(super) const PARTS_MAX: u32 = 8;
 
 /// One such part of its pool may a device fill with receive requests.
 const POOL_PARTS: usize = 2;
 
+/// The queue pairs of a connection that has two beside its own for reads.
+const QUEUE_PAIRS_WITH_BESIDE: u32 = 3;
+
 /// Reads in flight on one connection, each way, as far as the devices allow.
-const READS_MAX: u32 = 16;
+pub(super) const READS_MAX: u32 = 16;
 
 /// The status of a rejection by the application, with its reason beside it (`IB_CM_REJ_CONSUMER_DEFINED`).
 const REJECTED_BY_APPLICATION: i32 = 28;
@@ -177,6 +181,7 @@ impl<V: Verbs> Engine<V> {
     fn address_resolved(&mut self, _channel: Channel, identifier: Identifier) -> io::Result<()> {
         let limits = self.verbs.limits(identifier)?;
         self.check_device(&limits)?;
+        self.set_acknowledgement_timeout(identifier)?;
         self.verbs.resolve_route(identifier, self.config.resolve_timeout)
     }
 
@@ -186,7 +191,8 @@ impl<V: Verbs> Engine<V> {
         identifier: Identifier,
         pool: &mut Pool,
     ) -> io::Result<()> {
-        let link = self.make_link(channel, identifier, pool)?;
+        let mut link = self.make_link(channel, identifier, pool)?;
+        link.one_sided.beside = self.create_beside(identifier, link.device);
         let parameters = self.parameters(link.device);
         let greeting = our_greeting(&link, &parameters);
         if let Some(state) = self.channels.at(channel) {
@@ -231,7 +237,11 @@ impl<V: Verbs> Engine<V> {
         let theirs = Greeting::decode(greeting).map_err(io::Error::other)?;
         let limits = self.verbs.limits(identifier)?;
         self.check_device(&limits)?;
+        self.set_acknowledgement_timeout(identifier)?;
         let mut link = self.make_link(channel, identifier, pool)?;
+        if theirs.beside.is_some() {
+            link.one_sided.beside = self.create_beside(identifier, link.device);
+        }
         let mut parameters = self.parameters(link.device);
         link.hear(&theirs, reads_at_once(&parameters));
         parameters.reads_answered = parameters.reads_answered.min(theirs.reads.started);
@@ -240,7 +250,8 @@ impl<V: Verbs> Engine<V> {
         if let Some(state) = self.channels.at(channel) {
             state.link = Some(link);
         }
-        self.verbs.accept(identifier, &parameters, &greeting)
+        self.verbs.accept(identifier, &parameters, &greeting)?;
+        self.connect_beside(channel, theirs.beside)
     }
 
     pub(super) fn reject(&mut self, identifier: Identifier, reason: &str) {
@@ -265,6 +276,7 @@ impl<V: Verbs> Engine<V> {
             Phase::Connecting(_) => {
                 let theirs = Greeting::decode(greeting).map_err(io::Error::other)?;
                 link.hear(&theirs, ours);
+                self.connect_beside(channel, theirs.beside)?;
                 self.open(channel);
             }
             Phase::Accepting(_) => self.open(channel),
@@ -358,12 +370,23 @@ impl<V: Verbs> Engine<V> {
         }
     }
 
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier) -> io::Result<()> {
+        let Some(timeout) = self.config.acknowledgement_timeout else { return Ok(()) };
+        self.verbs.set_acknowledgement_timeout(identifier, doublings(timeout)).map_err(|error| {
+            let text = format!(
+                "this system cannot set how long acknowledgements are waited for ({error}): Linux 5.2 or later can; or \
+                 set rdma acknowledgement_timeout to none (0 for a broker)"
+            );
+            io::Error::new(error.kind(), text)
+        })
+    }
+
     fn parameters(&self, device: usize) -> ConnectParameters {
         let limits = &self.devices[device].limits;
         ConnectParameters {
             retry_count: self.config.retry_count,
             rnr_retry_count: self.config.receiver_not_ready_retry_count,
-            // Without windows nothing is exposed.
+            // Without windows nothing is read there.
             reads_answered: if limits.windows_max > 0 {
                 limits.reads_answered_max.min(READS_MAX) as u8
             } else {
@@ -466,7 +489,10 @@ impl<V: Verbs> Engine<V> {
 
     /// The place of an identifier's device, which is made ready the first time.
     fn device_of(&mut self, identifier: Identifier, pool: &Pool) -> io::Result<usize> {
-        let limits = self.verbs.limits(identifier)?;
+        let mut limits = self.verbs.limits(identifier)?;
+        if !self.config.memory_windows {
+            limits.windows_max = 0;
+        }
         let affordable = pool.bytes_max() / POOL_PARTS / SLOT_BYTES as usize;
         let receives =
             (affordable.min(self.config.receive_slots_max as usize) as u32).min(limits.receives_max);
@@ -483,10 +509,13 @@ impl<V: Verbs> Engine<V> {
         }
         let sends = self.config.sends_max.min(limits.sends_max);
         // A completion that finds no room is lost, so there is room for all: in error every request has one.
-        let connections = limits.queue_pairs_max.min(connections_max(receives));
+        let has_beside = limits.windows_max == 0;
+        let (queue_pairs, signaled) =
+            if has_beside { (QUEUE_PAIRS_WITH_BESIDE, sends + READS_MAX) } else { (1, sends) };
+        let connections = (limits.queue_pairs_max / queue_pairs).min(connections_max(receives));
         let completions =
-            receives.saturating_add(sends.saturating_mul(connections)).min(limits.completions_max);
-        let queue_pairs_max = (completions.saturating_sub(receives) / sends).min(connections) as usize;
+            receives.saturating_add(signaled.saturating_mul(connections)).min(limits.completions_max);
+        let queue_pairs_max = (completions.saturating_sub(receives) / signaled).min(connections) as usize;
         let sizes = DeviceSizes { completions, receives, receive_parts: receives::PARTS };
         let device = self.verbs.device(identifier, &sizes)?;
         if let Some(place) = self.devices.iter().position(|state| state.device == device) {
@@ -685,7 +714,8 @@ impl Link {
 /// What this end says of itself.
 fn our_greeting(link: &Link, parameters: &ConnectParameters) -> [u8; greeting::BYTES] {
     let reads = reads_at_once(parameters);
-    Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told(), reads }.encode()
+    let beside = link.one_sided.beside;
+    Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told(), reads, beside }.encode()
 }
 
 fn reads_at_once(parameters: &ConnectParameters) -> ReadsAtOnce {

@@ -186,14 +186,18 @@ impl<V: Verbs> Engine<V> {
         let Some(work) = Work::decode(completion.work) else { return };
         let Some(channel) = self.channel_of(&work) else { return };
         let Some(State { phase, link: Some(link), .. }) = self.channels.at(channel) else { return };
-        link.queue.retire(work.position);
+        if work.kind != Kind::Beside {
+            link.queue.retire(work.position);
+        }
         match (phase, completion.status.is_success()) {
             (Phase::Draining(_), _) if work.kind == Kind::Last => self.finish(channel),
             (Phase::Draining(_), _) => {}
             (Phase::Flushing, true) if work.kind == Kind::Last => self.flushed(channel),
             (_, true) => {
-                if work.kind == Kind::OneSided {
-                    self.one_sided_done(channel);
+                match work.kind {
+                    Kind::OneSided => self.one_sided_done(channel),
+                    Kind::Beside => self.read_beside_done(channel, work.position),
+                    Kind::Send | Kind::Last => {}
                 }
                 self.sent(channel);
             }

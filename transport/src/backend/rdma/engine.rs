@@ -233,8 +233,8 @@ impl<V: Verbs> Engine<V> {
     }
 
     /// Makes the descriptor readable when something happens from now on; the caller polls once more afterwards, and
-    /// sleeps no longer than this says.
-    pub(super) fn arm(&mut self) -> Option<Duration> {
+    /// sleeps no longer than [`Engine::sleep_max`] says.
+    pub(super) fn arm(&mut self) {
         // What the connection manager had to tell before the sleep, or tells during it, is looked at afterwards.
         self.polls_until_look = 0;
         for place in 0..self.devices.len() {
@@ -245,7 +245,6 @@ impl<V: Verbs> Engine<V> {
                 self.device_broke(place, &error);
             }
         }
-        self.sleep_max()
     }
 
     /// How long a sleep may last, if something waits that wakes nobody: buffers come back on any thread, and a device

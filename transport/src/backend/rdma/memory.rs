@@ -1,6 +1,6 @@
 //! Which memory a device knows: pools' slabs, each registered once, when the first buffer of it is to travel.
 
-use super::verbs::{Device, Region, Verbs};
+use super::verbs::{Device, Identifier, Region, Verbs};
 use crate::pool::{BufferMut, Mapping, MappingHold, Segment};
 use std::collections::HashMap;
 use std::io;
@@ -163,8 +163,27 @@ impl Memory {
         Ok(region)
     }
 
-    /// Undoes [`Memory::register_alone`]. If it cannot be undone, which this says, the device may still reach that memory,
-    /// and it is to be [kept](Memory::keep).
+    /// Lets the peer of a connection read memory that lies in a slab.
+    ///
+    /// # Safety
+    /// It must stay mapped, and hold nothing but what the peer may read, until [`Memory::deregister_alone`].
+    pub(super) unsafe fn register_for_peer(
+        identifier: Identifier,
+        address: u64,
+        bytes: usize,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Result<Region, PinError> {
+        budget.check(bytes)?;
+        // SAFETY: the caller says so.
+        let region = unsafe { verbs.register_for_peer(identifier, address, bytes) }
+            .map_err(|error| PinError::of_system(error, bytes, budget))?;
+        budget.pinned_bytes += bytes;
+        Ok(region)
+    }
+
+    /// Undoes [`Memory::register_alone`] or [`Memory::register_for_peer`]. If it cannot be undone, which this says, the
+    /// device may still reach that memory, and it is to be [kept](Memory::keep).
     #[must_use = "memory that is registered must stay what it is"]
     pub(super) fn deregister_alone(
         region: Region,

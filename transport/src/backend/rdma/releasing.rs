@@ -58,8 +58,10 @@ impl<V: Verbs> Engine<V> {
         link.is_last_received |= self.take_last_completions(link.device, link.queue_pair.number);
         let state = &mut self.devices[link.device];
         // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
-        let remains = link.one_sided.free(state, &mut self.verbs);
+        let remains = link.one_sided.free(state, &mut self.verbs, &mut self.budget);
         if lingers(state, &link, &remains) {
+            // Its peer hears of it now. As a rule it did before, and then this fails.
+            let _ = self.verbs.disconnect(identifier);
             state.shares.linger(&link.incoming);
             let (device, queue_pair) = (state.device, link.queue_pair.number);
             let lingering =
@@ -176,6 +178,6 @@ impl<V: Verbs> Engine<V> {
 fn lingers(device: &DeviceState, link: &Link, remains: &[Remains]) -> bool {
     let can_receive = link.slot_bytes > 0 && link.incoming.outstanding() > 0 && !link.is_last_received;
     // What is posted and not known to be done is let go of only when its queue pair is gone.
-    let is_idle = link.queue.is_empty() && remains.is_empty();
+    let is_idle = link.queue.is_empty() && !link.one_sided.has_posted() && remains.is_empty();
     can_receive && is_idle && !device.is_broken
 }

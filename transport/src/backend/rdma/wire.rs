@@ -35,11 +35,6 @@ impl RdmaWire {
         Ok(Self { engine: Engine::new(RealVerbs::open()?, config) })
     }
 
-    /// How long a sleep may last that follows now: there may be something to wait for that wakes nobody.
-    pub(crate) fn sleep_max(&self) -> Option<Duration> {
-        self.engine.sleep_max()
-    }
-
     /// What a wait point has to watch: readable when there is something to poll for, once [`Wire::arm`] was called.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.engine.verbs.descriptor()
@@ -92,8 +87,13 @@ impl Wire for RdmaWire {
         self.engine.poll(pool, events)
     }
 
-    fn arm(&mut self) -> io::Result<Option<Duration>> {
-        Ok(self.engine.arm())
+    fn arm(&mut self) -> io::Result<()> {
+        self.engine.arm();
+        Ok(())
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.engine.sleep_max()
     }
 
     fn one_sided(&mut self) -> Option<&mut dyn OneSided> {

@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Last,
     /// One-sided reads and their windows: bindings, reads, invalidations.
     OneSided,
+    /// A one-sided read by the queue pair beside the channel's own. Its position counts that one's requests.
+    Beside,
 }
 
 /// The most channels that a name can tell apart at a time.
@@ -49,6 +51,7 @@ impl Work {
             Kind::Send => 1,
             Kind::Last => 2,
             Kind::OneSided => 3,
+            Kind::Beside => 4,
         };
         kind << 60 | u64::from(self.generation) << 40 | u64::from(self.slot) << 16 | u64::from(self.position)
     }
@@ -60,6 +63,7 @@ impl Work {
             1 => Kind::Send,
             2 => Kind::Last,
             3 => Kind::OneSided,
+            4 => Kind::Beside,
             _ => return None,
         };
         Some(Self {
@@ -86,7 +90,7 @@ mod tests {
         #[test]
         fn a_name_is_read_as_it_was_written(slot in 0_u32..1 << 24, generation: u32, position: u32) {
             let channel = Channel { slot, generation };
-            for kind in [Kind::Send, Kind::Last, Kind::OneSided] {
+            for kind in [Kind::Send, Kind::Last, Kind::OneSided, Kind::Beside] {
                 let work = Work::decode(Work::new(kind, channel, position).encode()).unwrap();
                 prop_assert_eq!((work.kind, work.position), (kind, position as u16));
                 prop_assert!(work.is_of(channel));

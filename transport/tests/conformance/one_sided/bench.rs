@@ -1,6 +1,6 @@
 //! Two ends with two ways between them.
 
-use super::broken::Broken;
+use super::broken::{Broken, broken};
 use super::{Fault, Going};
 use underlay::backend::{Channel, Descriptor, ReadRefused, Wire, WireEvent};
 use underlay::pool::{Body, Pool, PoolConfig};
@@ -63,7 +63,7 @@ impl<S: Subject> Bench<S> {
     pub(crate) fn new(going: Going, fault: Option<Fault>) -> Self {
         let subject = S::new(going);
         let ends = [HERE, THERE].map(|end| {
-            let wires = subject.wires(end).map(|wire| Broken::new(wire, fault));
+            let wires = subject.wires(end).map(|wire| broken(wire, fault));
             let config = PoolConfig { bytes_max: 8 << 20, slab_bytes: 64 << 10, huge_pages: false };
             End { wires, pool: Pool::new(config).expect("the pool's configuration is a valid one") }
         });

@@ -1,12 +1,10 @@
 //! A wire whose one-sided reads are broken on purpose, and the proof that a case finds that out.
 
+use super::forwarding::{Change, Changed, one_sided};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use underlay::backend::{
-    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided,
-    ReadRefused, SendRefused, Wire, WireEvent,
-};
-use underlay::pool::{Body, GatherList, Pool, Segment};
+use underlay::backend::{Channel, Descriptor, ExposeRefused, ReadRefused, Wire, WireEvent};
+use underlay::pool::{Body, Pool, Segment};
 
 /// What is wrong with it. Each is what a plausible bug would look like from above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +26,14 @@ pub(crate) enum Fault {
 }
 
 /// A wire with a fault, or with none.
-pub(crate) struct Broken {
-    inner: Box<dyn Wire>,
+pub(crate) type Broken = Changed<dyn Wire, Breaks>;
+
+pub(crate) fn broken(wire: Box<dyn Wire>, fault: Option<Fault>) -> Broken {
+    Changed::new(wire, Breaks { fault, ..Breaks::default() })
+}
+
+#[derive(Default)]
+pub(crate) struct Breaks {
     fault: Option<Fault>,
     kept: Vec<Segment>,
     exposed: Vec<(Channel, u64)>,
@@ -39,17 +43,9 @@ pub(crate) struct Broken {
     begun: Vec<(Channel, u64)>,
 }
 
-impl Broken {
-    pub(crate) fn new(inner: Box<dyn Wire>, fault: Option<Fault>) -> Self {
-        Self { inner, fault, kept: Vec::new(), exposed: Vec::new(), pretended: Vec::new(), begun: Vec::new() }
-    }
-
+impl Breaks {
     fn has(&self, fault: Fault) -> bool {
         self.fault == Some(fault)
-    }
-
-    fn inner(&mut self) -> &mut dyn OneSided {
-        self.inner.one_sided().expect("a wire with one-sided reads")
     }
 
     /// What becomes of an event.
@@ -95,54 +91,35 @@ impl Broken {
     }
 }
 
-impl Wire for Broken {
-    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
-        self.inner.listen(address)
-    }
-
-    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
-        self.inner.connect(address)
-    }
-
-    fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
-        self.inner.send(channel, gather)
-    }
-
-    fn close(&mut self, channel: Channel) {
-        self.inner.close(channel);
-    }
-
-    fn stop_listening(&mut self, listener: Listener) {
-        self.inner.stop_listening(listener);
-    }
-
-    fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
+impl Change<dyn Wire> for Breaks {
+    fn poll(
+        &mut self,
+        wire: &mut (dyn Wire + 'static),
+        pool: &mut Pool,
+        events: &mut Vec<WireEvent>,
+    ) -> io::Result<()> {
         if self.has(Fault::LetsGoEarly) {
             for (channel, exposure) in std::mem::take(&mut self.exposed) {
-                self.inner().withdraw(channel, exposure);
+                one_sided(wire).withdraw(channel, exposure);
             }
         }
         for (channel, read) in self.pretended.drain(..) {
             events.push(WireEvent::Read { channel, read, outcome: Ok(Box::new(Body::new())) });
         }
         let mut found = Vec::new();
-        self.inner.poll(pool, &mut found)?;
+        wire.poll(pool, &mut found)?;
         found.into_iter().for_each(|event| self.pass_on(event, pool, events));
         Ok(())
     }
 
-    fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
-        Some(self)
-    }
-}
-
-impl OneSided for Broken {
-    fn exposures_max(&mut self, channel: Channel) -> usize {
-        self.inner().exposures_max(channel)
-    }
-
-    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused> {
-        let descriptor = self.inner().expose(channel, exposure, body)?;
+    fn expose(
+        &mut self,
+        wire: &mut (dyn Wire + 'static),
+        channel: Channel,
+        exposure: u64,
+        body: &Body,
+    ) -> Result<Descriptor, ExposeRefused> {
+        let descriptor = one_sided(wire).expose(channel, exposure, body)?;
         self.exposed.push((channel, exposure));
         if self.has(Fault::KeepsBodies) {
             self.kept.extend(body.segments().cloned());
@@ -150,14 +127,15 @@ impl OneSided for Broken {
         Ok(descriptor)
     }
 
-    fn withdraw(&mut self, channel: Channel, exposure: u64) {
+    fn withdraw(&mut self, wire: &mut (dyn Wire + 'static), channel: Channel, exposure: u64) {
         if !self.has(Fault::IgnoresWithdrawals) {
-            self.inner().withdraw(channel, exposure);
+            one_sided(wire).withdraw(channel, exposure);
         }
     }
 
     fn read(
         &mut self,
+        wire: &mut (dyn Wire + 'static),
         channel: Channel,
         read: u64,
         descriptor: &[u8],
@@ -168,7 +146,7 @@ impl OneSided for Broken {
             self.pretended.push((channel, read));
             return Ok(());
         }
-        self.inner().read(channel, read, descriptor, bytes, pool)?;
+        one_sided(wire).read(channel, read, descriptor, bytes, pool)?;
         self.begun.push((channel, read));
         Ok(())
     }

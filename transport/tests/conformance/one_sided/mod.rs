@@ -11,6 +11,8 @@
 mod bench;
 mod broken;
 pub(crate) mod cases;
+#[path = "../../support/forwarding.rs"]
+pub(crate) mod forwarding;
 
 pub(crate) use bench::{Bench, Subject};
 pub(crate) use broken::{Fault, see_it_fail};

@@ -1,7 +1,11 @@
-//! `rdma`, between the RDMA devices whose addresses `UNDERLAY_RDMA_ADDRESSES` names.
+//! `rdma`, between the RDMA devices whose addresses `UNDERLAY_RDMA_ADDRESSES` names. They may be one and the same.
+
+#[path = "../../support/addresses.rs"]
+mod addresses;
 
 use crate::subject::{Subject, WireUnderTest};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +17,8 @@ use underlay::backend::{
 };
 use underlay::pool::{GatherList, Pool, PoolConfig};
 
-/// Two addresses with a comma, such as those of the machine that `ci/soft-roce` boots: `10.77.0.1,10.77.0.2`. They may
-/// be one and the same.
-const ADDRESSES: &str = "UNDERLAY_RDMA_ADDRESSES";
-
 pub(crate) struct Rdma {
-    hosts: Result<[String; 2], String>,
+    hosts: Result<[IpAddr; 2], String>,
 }
 
 impl Subject for Rdma {
@@ -29,12 +29,7 @@ impl Subject for Rdma {
         &["", "127.0.0.1", "127.0.0.1:70000", ":7400", "::1:7400", "[::1:7400"];
 
     fn new() -> Self {
-        let list = std::env::var(ADDRESSES).unwrap_or_default();
-        let hosts = match list.split(',').map(str::trim).collect::<Vec<_>>()[..] {
-            [left, right] if !left.is_empty() && !right.is_empty() => Ok([left, right].map(str::to_owned)),
-            _ => Err(format!("{ADDRESSES} does not name two addresses of RDMA devices (it is '{list}')")),
-        };
-        Self { hosts }
+        Self { hosts: addresses::of_devices() }
     }
 
     fn open(&self, _pool: &mut Pool) -> Result<RdmaEnd, String> {
@@ -45,18 +40,21 @@ impl Subject for Rdma {
         let wakeup = Arc::new(Wakeup::new().map_err(|error| error.to_string())?);
         let mut wait = InprocWaitPoint::new(wakeup);
         wait.watch(wire.descriptor()).map_err(|error| error.to_string())?;
-        Ok(RdmaEnd { wire, wait, bound: None })
+        Ok(RdmaEnd { wire, wait })
     }
 
     fn addresses(&self) -> [String; 2] {
-        let [left, right] = self.hosts.clone().unwrap_or_default();
-        [format!("{right}:0"), format!("{left}:0")]
+        self.hosts.clone().map_or_else(
+            |_| Default::default(),
+            |[left, right]| [right, left].map(|host| SocketAddr::new(host, 0).to_string()),
+        )
     }
 
     fn nobody(&self) -> String {
-        let [_, right] = self.hosts.clone().unwrap_or_default();
         // Below what is given out for port 0, and nothing of ours listens there.
-        format!("{right}:1023")
+        self.hosts
+            .clone()
+            .map_or_else(|_| String::new(), |[_, right]| SocketAddr::new(right, 1023).to_string())
     }
 
     /// Half of it is for receive requests, of which 24 connections have 16 of 17 KiB each.
@@ -69,13 +67,11 @@ impl Subject for Rdma {
 pub(crate) struct RdmaEnd {
     wire: RdmaWire,
     wait: InprocWaitPoint,
-    /// What the wire said of the next sleep.
-    bound: Option<Duration>,
 }
 
 impl WireUnderTest for RdmaEnd {
     fn about_to_sleep(&mut self) {
-        self.bound = self.wire.arm().expect("the devices can be armed");
+        self.wire.arm().expect("the devices can be armed");
     }
 }
 
@@ -111,6 +107,6 @@ impl WaitPoint for RdmaEnd {
     }
 
     fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.wait.sleep([timeout, self.bound.take()].into_iter().flatten().min())
+        self.wait.sleep([timeout, self.wire.sleep_max()].into_iter().flatten().min())
     }
 }

@@ -154,3 +154,38 @@ fn more_connections_than_a_device_takes_are_refused_with_the_way_out() {
     rig.end_of(1, channels[0].1);
     rig.connect(0, 1, &place);
 }
+
+#[test]
+fn how_long_acknowledgements_are_waited_for_is_set_at_both_ends() {
+    let timeouts = [Some(Duration::from_millis(16)), None];
+    for order in [[0, 1], [1, 0]] {
+        let configs = order.map(|index| RdmaConfig { acknowledgement_timeout: timeouts[index], ..config() });
+        let mut rig = Rig::with(FakeNetwork::in_turn(), &configs);
+        let place = rig.ends[1].listen().1;
+        let (near, far) = rig.connect(0, 1, &place);
+        for ((end, channel), index) in [(0, near), (1, far)].into_iter().zip(order) {
+            let identifier = rig.ends[end].identifier(channel);
+            let set = rig.network.acknowledgement_doublings(rig.ends[end].name, identifier);
+            // 4.096 us doubled twelve times are 16.8 ms.
+            assert_eq!(set, timeouts[index].map(|_| 12), "end {end}");
+        }
+    }
+}
+
+#[test]
+fn a_system_that_cannot_set_it_is_named_with_the_way_out() {
+    for poor in [0, 1] {
+        let config = RdmaConfig { acknowledgement_timeout: Some(Duration::from_millis(16)), ..config() };
+        let mut rig = Rig::with(FakeNetwork::in_turn(), &[config.clone(), config]);
+        rig.network.inject(rig.ends[poor].name, Fault::AcknowledgementTimeoutFails(libc::ENOSYS));
+        let place = rig.ends[1].listen().1;
+        let channel = rig.ends[0].engine().connect(&place).unwrap();
+        let reason = rig.end_of(0, channel);
+        assert_not_connected(&reason, "cannot set how long acknowledgements are waited for");
+        if poor == 0 {
+            assert_not_connected(&reason, "set rdma acknowledgement_timeout to none");
+        }
+        rig.rounds(3);
+        rig.connect(0, 1, &place);
+    }
+}

@@ -19,6 +19,7 @@ mod returning;
 mod sending;
 mod traffic;
 mod watched;
+mod without_windows;
 
 use super::RdmaConfig;
 use super::engine::{Engine, State};
@@ -216,8 +217,10 @@ impl End {
         }
     }
 
+    /// Arms it; how long a sleep may last then.
     fn arm(&mut self) -> Option<Duration> {
-        self.engine().arm()
+        self.engine().arm();
+        self.engine().sleep_max()
     }
 
     fn segments(&mut self, bytes: &[u8]) -> GatherList {

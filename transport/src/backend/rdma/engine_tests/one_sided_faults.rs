@@ -23,7 +23,7 @@ impl Rig {
         body
     }
 
-    fn read(&mut self, channel: Channel, read: u64, descriptor: &[u8], bytes: usize) {
+    fn begin_to_read(&mut self, channel: Channel, read: u64, descriptor: &[u8], bytes: usize) {
         let end = &mut self.ends[READER];
         let engine = end.engine.as_mut().unwrap();
         engine.read(channel, read, descriptor, bytes as u64, &mut end.pool).unwrap();
@@ -43,7 +43,7 @@ impl Rig {
     fn offer_and_read(&mut self, (near, far): (Channel, Channel), body: &Body, bytes: &[u8]) {
         let descriptor = self.ends[OWNER].engine().expose(near, 70, body).unwrap();
         self.network.run_until_quiet();
-        self.read(far, 71, &descriptor, bytes.len());
+        self.begin_to_read(far, 71, &descriptor, bytes.len());
         self.until(|rig| rig.ends[READER].said.iter().any(|event| matches!(event, WireEvent::Read { .. })));
         let read = self.outcome(71).unwrap().unwrap();
         assert!(read.segments().flat_map(|segment| segment.iter()).eq(bytes));
@@ -60,7 +60,7 @@ fn reading(steps: usize) -> (Rig, Channel, Channel, Body) {
     let body = end.pool.copy_body(&content(BYTES)).unwrap();
     let descriptor = end.engine().expose(near, 1, &body).unwrap();
     rig.network.run_until_quiet();
-    rig.read(far, 1, &descriptor, BYTES);
+    rig.begin_to_read(far, 1, &descriptor, BYTES);
     // The table of its pieces; and then these are asked for.
     rig.network.run_until_quiet();
     rig.ends[READER].poll();

@@ -62,8 +62,11 @@ impl Raw {
 fn with_a_bad_peer(limit: u32) -> (Rig, (Channel, Channel), Channel, Raw) {
     let (mut rig, near, far) = Rig::connected();
     let place = rig.ends[1].listen().1;
-    let mut raw =
-        Raw::connect(&mut rig, &place, &Greeting { slot_bytes: SLOT_BYTES, limit, reads: NO_READS }.encode());
+    let mut raw = Raw::connect(
+        &mut rig,
+        &place,
+        &Greeting { slot_bytes: SLOT_BYTES, limit, reads: NO_READS, beside: None }.encode(),
+    );
     let mut bad = None;
     // An engine at rest looks for who wants to connect once in 256 polls.
     for _ in 0..600 {
@@ -124,7 +127,7 @@ fn a_send_that_is_longer_than_a_slot_ends_the_channel() {
 
 #[test]
 fn a_bad_greeting_is_refused_and_both_ends_say_why() {
-    let good = Greeting { slot_bytes: SLOT_BYTES, limit: 64, reads: NO_READS };
+    let good = Greeting { slot_bytes: SLOT_BYTES, limit: 64, reads: NO_READS, beside: None };
     let mut later = good.encode();
     later[4] = 9;
     let cases: [(&[u8], &str); 4] = [

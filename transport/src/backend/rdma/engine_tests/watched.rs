@@ -60,6 +60,10 @@ impl Verbs for Watched {
         self.verbs.resolve(address, source, timeout)
     }
 
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()> {
+        self.verbs.set_acknowledgement_timeout(identifier, doublings)
+    }
+
     fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()> {
         self.verbs.resolve_route(identifier, timeout)
     }
@@ -138,6 +142,41 @@ impl Verbs for Watched {
 
     fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair> {
         self.verbs.create_queue_pair(identifier, sizes)
+    }
+
+    fn create_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        sizes: &QueuePairSizes,
+    ) -> io::Result<QueuePairName> {
+        self.verbs.create_beside(identifier, beside, sizes)
+    }
+
+    fn connect_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        peer: QueuePairName,
+        reads: u8,
+    ) -> io::Result<()> {
+        self.verbs.connect_beside(identifier, beside, peer, reads)
+    }
+
+    unsafe fn register_for_peer(
+        &mut self,
+        identifier: Identifier,
+        address: u64,
+        bytes: usize,
+    ) -> io::Result<Region> {
+        self.asked.borrow_mut().registrations += 1;
+        // SAFETY: as the caller says.
+        unsafe { self.verbs.register_for_peer(identifier, address, bytes) }
+    }
+
+    unsafe fn post_beside(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted {
+        // SAFETY: as the caller says.
+        unsafe { self.verbs.post_beside(identifier, requests) }
     }
 
     unsafe fn register(&mut self, device: Device, address: u64, bytes: usize) -> io::Result<Region> {

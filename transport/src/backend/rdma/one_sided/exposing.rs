@@ -1,5 +1,6 @@
 //! The exposing end: windows on a body, open for one peer, until it is withdrawn.
 
+use super::beside::Regions;
 use super::descriptor::{RUN_BYTES, RUNS_DIRECT_MAX, RUNS_MAX, Run, of_runs, of_table};
 use crate::backend::rdma::engine::{DeviceState, Engine, Phase, State};
 use crate::backend::rdma::memory::{Budget, Memory, PinError};
@@ -30,15 +31,17 @@ pub(super) struct Exposures {
 
 /// One exposed body. Its memory belongs to the device until every window on it is known to be closed.
 #[derive(Debug)]
-struct Exposure {
-    number: u64,
-    stage: Stage,
-    windows: Vec<OpenWindow>,
-    held: Vec<Segment>,
+pub(super) struct Exposure {
+    pub(super) number: u64,
+    pub(super) stage: Stage,
+    pub(super) windows: Vec<OpenWindow>,
+    /// What it is exposed by where there are no windows.
+    pub(super) regions: Regions,
+    pub(super) held: Vec<Segment>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Open,
     /// So many of its windows are being closed. The requests for the others wait for room.
     Withdrawn {
@@ -50,9 +53,16 @@ enum Stage {
 
 /// A window, and the region that was made for it where the device checks only that.
 #[derive(Debug, Clone, Copy)]
-struct OpenWindow {
+pub(super) struct OpenWindow {
     window: Window,
     region: Option<(Region, usize)>,
+}
+
+impl Exposure {
+    /// What is left of one that is exposed by regions of the peer's alone.
+    pub(super) fn of_no_window(self) -> Remains {
+        Remains { regions: self.regions.to_vec(), is_open: false, held: self.held }
+    }
 }
 
 /// What is left of an exposure whose channel has ended: its regions, which go after the queue pair, and its memory.
@@ -66,11 +76,14 @@ pub(in crate::backend::rdma) struct Remains {
 
 impl Remains {
     /// Lets go of it, but for memory that the device may still reach: that is kept.
-    pub(super) fn forget(self, memory: &mut Memory, verbs: &mut impl Verbs, budget: &mut Budget) {
+    /// False if there is any.
+    pub(super) fn forget(self, memory: &mut Memory, verbs: &mut impl Verbs, budget: &mut Budget) -> bool {
         let stuck_bytes = deregister(self.regions, verbs, budget);
-        if self.is_open || stuck_bytes > 0 {
+        let is_gone = !self.is_open && stuck_bytes == 0;
+        if !is_gone {
             memory.keep(stuck_bytes, self.held);
         }
+        is_gone
     }
 }
 
@@ -181,10 +194,10 @@ impl<V: Verbs> Opening<'_, V> {
     }
 }
 
-/// What the peer is told of runs: the runs themselves, or where a table of them lies.
-fn describe<V: Verbs>(
+/// What the peer is told of runs: the runs themselves, or where a table of them lies, which `plan` has to expose, too.
+pub(super) fn describe(
     runs: &[Run],
-    opening: &mut Opening<'_, V>,
+    mut plan: impl FnMut(&Segment, usize) -> Option<Run>,
     tables: &mut Option<Pool>,
     held: &mut Vec<Segment>,
 ) -> Option<Descriptor> {
@@ -201,13 +214,17 @@ fn describe<V: Verbs>(
     }
     let table = buffer.split();
     held.push(table.clone());
-    let run = opening.plan(&table, table.len())?;
+    let run = plan(&table, table.len())?;
     Some(of_table(run, runs.len()))
 }
 
 impl Exposures {
     pub(super) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    pub(super) fn push(&mut self, exposure: Exposure) {
+        self.all.push(exposure);
     }
 
     pub(super) fn has_withdrawn(&self) -> bool {
@@ -223,10 +240,21 @@ impl Exposures {
         self.all.iter_mut().find(|exposure| matches!(exposure.stage, Stage::Withdrawn { .. }))
     }
 
-    /// Gives every window back, whose queue pair is not used any more. What needs no more than that is let go of.
-    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<Remains> {
+    /// Gives every window back, whose queue pair is not used any more, and every region that the peer could read. What
+    /// needs no more than that is let go of.
+    pub(super) fn free(
+        &mut self,
+        device: &mut DeviceState,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Vec<Remains> {
         let mut remains = Vec::new();
-        for Exposure { windows, held, .. } in self.all.drain(..) {
+        for exposure in self.all.drain(..) {
+            if exposure.windows.is_empty() {
+                exposure.of_no_window().forget(&mut device.memory, verbs, budget);
+                continue;
+            }
+            let Exposure { windows, held, .. } = exposure;
             let regions: Vec<_> = windows.iter().filter_map(|open| open.region).collect();
             let mut is_open = false;
             for OpenWindow { window, .. } in windows {
@@ -260,7 +288,13 @@ impl<V: Verbs> Engine<V> {
             .ok_or_else(|| ExposeRefused::Scattered { segments: body.segment_count() })?;
         let exposures = link.one_sided.exposures.len();
         let limit = ExposeRefused::Limit { exposures };
-        if exposures >= link.one_sided.exposures_max || link.queue.room() < pieces.len() as u32 + ROOM_LEFT {
+        if exposures >= link.one_sided.exposures_max {
+            return Err(limit);
+        }
+        if link.one_sided.reads_beside {
+            return self.expose_beside(channel, exposure, body, &pieces);
+        }
+        if link.queue.room() < pieces.len() as u32 + ROOM_LEFT {
             return Err(limit);
         }
         let device = &mut self.devices[link.device];
@@ -270,13 +304,22 @@ impl<V: Verbs> Engine<V> {
         let mut held: Vec<Segment> = body.segments().cloned().collect();
         let runs: Option<ArrayVec<Run, RUNS_MAX>> =
             pieces.iter().map(|(first, bytes)| opening.plan(first, *bytes)).collect();
-        let descriptor = runs.and_then(|runs| describe(&runs, &mut opening, &mut self.tables, &mut held));
+        let descriptor = runs.and_then(|runs| {
+            let plan = |first: &Segment, bytes| opening.plan(first, bytes);
+            describe(&runs, plan, &mut self.tables, &mut held)
+        });
         let Some(descriptor) = descriptor else {
             opening.undo(held);
             return Err(limit);
         };
         let (windows, requests) = (opening.opened, opening.requests);
-        link.one_sided.exposures.all.push(Exposure { number: exposure, stage: Stage::Open, windows, held });
+        link.one_sided.exposures.all.push(Exposure {
+            number: exposure,
+            stage: Stage::Open,
+            windows,
+            regions: Regions::new(),
+            held,
+        });
         match self.post_one_sided(channel, &requests, false) {
             Some(count) if count == requests.len() => Ok(descriptor),
             Some(count) => {
@@ -308,11 +351,15 @@ impl<V: Verbs> Engine<V> {
 
     pub(super) fn withdraw_body(&mut self, channel: Channel, exposure: u64) {
         let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
-        let mut all = link.one_sided.exposures.all.iter_mut();
-        if let Some(found) = all.find(|other| other.number == exposure && other.stage == Stage::Open) {
-            found.stage = Stage::Withdrawn { closing: 0 };
-            self.close_windows(channel);
+        let all = &mut link.one_sided.exposures.all;
+        let is_it = |other: &Exposure| other.number == exposure && other.stage == Stage::Open;
+        let Some(place) = all.iter().position(is_it) else { return };
+        if link.one_sided.reads_beside {
+            let exposure = all.swap_remove(place);
+            return self.withdraw_beside(channel, exposure);
         }
+        all[place].stage = Stage::Withdrawn { closing: 0 };
+        self.close_windows(channel);
     }
 
     /// Closes the windows of what was withdrawn, as far as there is room: each one that is closed can be read no more,

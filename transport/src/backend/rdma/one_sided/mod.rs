@@ -5,10 +5,12 @@
 //! buffers, several requests at a time. `descriptor` is what the one tells the other.
 //!
 //! What it promises: nobody reads but that peer, nothing but that body, and not after it was withdrawn. On a device whose
-//! windows do not check their bounds (soft-RoCE's do not), each has a region of its own beneath it that does.
+//! windows do not check their bounds (soft-RoCE's do not), each has a region of its own beneath it that does. Where there
+//! are no windows at all, queue pairs `beside` the channel's own, in a protection domain of that peer's, do the same.
 //!
 //! What it must never know: what a body is for, and who is told of its descriptor.
 
+mod beside;
 mod descriptor;
 mod exposing;
 mod reading;
@@ -16,7 +18,8 @@ mod reading;
 mod tests;
 
 use super::engine::{DeviceState, Engine, State};
-use super::verbs::Verbs;
+use super::memory::Budget;
+use super::verbs::{QueuePairName, Verbs};
 use crate::backend::{Channel, Descriptor, ExposeRefused, OneSided, ReadRefused};
 use crate::pool::{Body, Pool};
 use exposing::{EXPOSURES_MAX, Exposures};
@@ -34,6 +37,20 @@ pub(super) struct Sides {
     readings: Readings,
     /// Reads in the send queue, in its order: position and number.
     posted: VecDeque<(u32, u64)>,
+    /// Queue pairs beside the channel's own, if this end made them.
+    pub(super) beside: Option<QueuePairsBeside>,
+    /// They are connected, and what is read goes over them.
+    reads_beside: bool,
+}
+
+/// The queue pairs beside a channel's own at one end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QueuePairsBeside {
+    /// By which that end reads.
+    pub(super) reading: QueuePairName,
+    /// By which it is read.
+    pub(super) answering: QueuePairName,
+    pub(super) reads: ReadsAtOnce,
 }
 
 impl Sides {
@@ -44,9 +61,22 @@ impl Sides {
         self.exposures_max = if can_be_read { EXPOSURES_MAX } else { 0 };
     }
 
+    /// The queue pairs beside the channel's own are connected, for so many reads at a time that this end has under way and
+    /// that it answers.
+    fn agree_beside(&mut self, started: u8, answered: u8) {
+        self.reads_beside = true;
+        self.readings.in_flight_max = started.into();
+        self.exposures_max = if answered > 0 { EXPOSURES_MAX } else { 0 };
+    }
+
     /// Whether something waits for room in the send queue.
     pub(super) fn waits(&self) -> bool {
         self.readings.can_go_on() || self.exposures.has_withdrawn()
+    }
+
+    /// Whether reads are posted that are not known to be done.
+    pub(super) fn has_posted(&self) -> bool {
+        !self.posted.is_empty()
     }
 
     /// Whether regions go with the queue pair, and after it.
@@ -56,13 +86,18 @@ impl Sides {
 
     /// Gives back what the device has for the exposures of a channel that has ended, before its queue pair is destroyed;
     /// returns what can go when it is.
-    pub(super) fn free(&mut self, device: &mut DeviceState, verbs: &mut impl Verbs) -> Vec<Remains> {
-        self.exposures.free(device, verbs)
+    pub(super) fn free(
+        &mut self,
+        device: &mut DeviceState,
+        verbs: &mut impl Verbs,
+        budget: &mut Budget,
+    ) -> Vec<Remains> {
+        self.exposures.free(device, verbs, budget)
     }
 }
 
-/// Reads that an end can have under way on one channel: its own, and of the peer's those that it answers. Without windows
-/// it answers none.
+/// Reads that an end can have under way on one queue pair: its own, and of the peer's those that it answers. Without windows
+/// it answers none on the channel's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReadsAtOnce {
     pub(super) started: u8,
@@ -81,6 +116,19 @@ impl<V: Verbs> Engine<V> {
         }
         self.windows_closed(channel);
         self.make_busy(channel);
+    }
+
+    /// A read by the queue pair beside the channel's own is done.
+    pub(super) fn read_beside_done(&mut self, channel: Channel, position: u16) {
+        let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
+        let mut posted = link.one_sided.posted.iter();
+        // In the order in which they were posted, each with a completion.
+        if posted.next().is_some_and(|(expected, _)| *expected as u16 == position)
+            && let Some((_, read)) = link.one_sided.posted.pop_front()
+        {
+            self.read_done(channel, read);
+            self.make_busy(channel);
+        }
     }
 
     /// Lets go of what exposures have left.

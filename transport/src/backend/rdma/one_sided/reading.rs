@@ -24,6 +24,8 @@ pub(super) struct Readings {
     in_flight: usize,
     /// So many the device can have in flight, and the peer's can answer.
     pub(super) in_flight_max: usize,
+    /// The last position in the queue pair beside the channel's own.
+    posted: u32,
 }
 
 /// One body that is read.
@@ -210,15 +212,20 @@ impl<V: Verbs> Engine<V> {
         while let Some(State { phase: Phase::Open, identifier: Some(identifier), link: Some(link), .. }) =
             self.channels.at(channel)
             && link.one_sided.readings.can_go_on()
-            && link.queue.room() > 0
+            && (link.one_sided.reads_beside || link.queue.room() > 0)
         {
             let parts_max = link.queue_pair.sizes.parts as usize;
-            let position = link.queue.position(0);
+            let is_beside = link.one_sided.reads_beside;
+            let (kind, position) = if is_beside {
+                (Kind::Beside, link.one_sided.readings.posted.wrapping_add(1))
+            } else {
+                (Kind::OneSided, link.queue.position(0))
+            };
             let readings = &mut link.one_sided.readings;
             let Some(reading) = readings.all.iter_mut().find(|reading| !reading.is_posted()) else { return };
             let (run, after) = reading.plan(parts_max, &mut self.parts);
             let request = Request {
-                work: Work::new(Kind::OneSided, channel, position).encode(),
+                work: Work::new(kind, channel, position).encode(),
                 operation: Operation::Read { address: run.address, key: run.key },
                 parts: &self.parts,
                 is_signaled: true,
@@ -226,7 +233,13 @@ impl<V: Verbs> Engine<V> {
             };
             // SAFETY: the parts lie in buffers that the reading alone has, until all its requests are done or the queue
             // pair is destroyed.
-            let posted = unsafe { self.verbs.post(*identifier, &[request]) };
+            let posted = unsafe {
+                if is_beside {
+                    self.verbs.post_beside(*identifier, &[request])
+                } else {
+                    self.verbs.post(*identifier, &[request])
+                }
+            };
             match posted.error {
                 None => {}
                 // The device counts differently; there is room again when something is done.
@@ -243,8 +256,12 @@ impl<V: Verbs> Engine<V> {
             }
             readings.in_flight += 1;
             link.one_sided.posted.push_back((position, reading.read));
-            link.queue.posted(1);
-            link.queue.signaled(position);
+            if is_beside {
+                readings.posted = position;
+            } else {
+                link.queue.posted(1);
+                link.queue.signaled(position);
+            }
         }
     }
 

@@ -10,28 +10,37 @@ use crate::backend::rdma::RdmaConfig;
 use crate::backend::rdma::engine::{Engine, State};
 use crate::backend::rdma::verbs::fake::{EndName, FakeNetwork, FakeVerbs};
 use crate::backend::{
-    Channel, ConnectError, Descriptor, ExposeRefused, ListenError, Listener, Listening, OneSided,
-    ReadRefused, SendRefused, Wire, WireEvent,
+    Channel, ConnectError, Descriptor, ListenError, Listener, Listening, OneSided, ReadRefused, SendRefused,
+    Wire, WireEvent,
 };
-use crate::pool::{Body, GatherList, Pool};
+use crate::pool::{GatherList, Pool};
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use suite::forwarding::{Change, Changed};
 use suite::{Going, Subject, for_each_case, tests_of};
 
 /// Addresses by way and end.
 const ADDRESSES: [[&str; 2]; 2] = [["10.0.0.1", "10.0.0.2"], ["10.1.0.1", "10.1.0.2"]];
 
-/// Two ends with a device for each way. `BOUNDS`: whether their windows check them.
-struct Fake<const BOUNDS: bool> {
+/// What the windows of a device are like.
+const BOUNDED: u8 = 0;
+/// They let peers read what lies around them.
+const BOUNDLESS: u8 = 1;
+/// There are none.
+const MISSING: u8 = 2;
+/// There are, and the configuration does without.
+const UNUSED: u8 = 3;
+
+/// Two ends with a device for each way.
+struct Fake<const WINDOWS: u8> {
     network: FakeNetwork,
     going: Going,
     listening: [Rc<RefCell<String>>; 2],
 }
 
-/// A wire that says `there` for wherever the other end listens.
+/// A wire says `there` for wherever the other end listens.
 struct Placed {
-    engine: Engine<FakeVerbs>,
     name: EndName,
     network: FakeNetwork,
     going: Going,
@@ -39,7 +48,7 @@ struct Placed {
     listening: Rc<RefCell<String>>,
 }
 
-impl<const BOUNDS: bool> Subject for Fake<BOUNDS> {
+impl<const WINDOWS: u8> Subject for Fake<WINDOWS> {
     fn new(going: Going) -> Self {
         Self { network: FakeNetwork::in_turn(), going, listening: Default::default() }
     }
@@ -49,20 +58,22 @@ impl<const BOUNDS: bool> Subject for Fake<BOUNDS> {
             let address = ADDRESSES[way][end];
             let verbs = self.network.end(&[address]);
             let name = verbs.name();
-            self.network.change_device(name, address, |device| device.limits.windows_have_bounds = BOUNDS);
+            self.network.change_device(name, address, |device| {
+                device.limits.windows_have_bounds = WINDOWS != BOUNDLESS;
+                if WINDOWS == MISSING {
+                    device.limits.windows_max = 0;
+                }
+            });
             let config = RdmaConfig {
                 receive_slots_max: 64,
                 receiver_not_ready_retry_count: 0,
+                memory_windows: WINDOWS != UNUSED,
                 ..RdmaConfig::default()
             };
-            Box::new(Placed {
-                engine: Engine::new(verbs, config),
-                name,
-                network: self.network.clone(),
-                going: self.going,
-                address,
-                listening: Rc::clone(&self.listening[way]),
-            })
+            let (network, going) = (self.network.clone(), self.going);
+            let listening = Rc::clone(&self.listening[way]);
+            let placed = Placed { name, network, going, address, listening };
+            Box::new(Changed::new(Box::new(Engine::new(verbs, config)), placed))
         })
     }
 
@@ -77,45 +88,30 @@ impl<const BOUNDS: bool> Subject for Fake<BOUNDS> {
     }
 }
 
-impl Drop for Placed {
-    fn drop(&mut self) {
-        // An engine that is dropped waits for its network, which nobody moves meanwhile.
-        for channel in self.engine.channels.names() {
-            self.engine.close(channel);
-        }
-        let mut pool = Pool::new(crate::pool::PoolConfig::edge()).unwrap();
-        while self.engine.channels.len() > 0 && self.network.step() {
-            self.engine.poll(&mut pool, &mut Vec::new()).unwrap();
-        }
-    }
-}
-
-impl Wire for Placed {
-    fn listen(&mut self, _: &str) -> Result<Listening, ListenError> {
-        let listening = self.engine.listen(&format!("{}:0", self.address))?;
-        listening.address.clone_into(&mut self.listening.borrow_mut());
-        Ok(listening)
+/// As `RdmaWire` is one, over real devices.
+impl Wire for Engine<FakeVerbs> {
+    fn listen(&mut self, address: &str) -> Result<Listening, ListenError> {
+        self.listen(address)
     }
 
-    fn connect(&mut self, _: &str) -> Result<Channel, ConnectError> {
-        let address = self.listening.borrow().clone();
-        self.engine.connect(&address)
+    fn connect(&mut self, address: &str) -> Result<Channel, ConnectError> {
+        self.connect(address)
     }
 
     fn send(&mut self, channel: Channel, gather: &mut GatherList) -> Result<(), SendRefused> {
-        self.engine.send(channel, gather)
+        self.send(channel, gather)
     }
 
     fn close(&mut self, channel: Channel) {
-        self.engine.close(channel);
+        self.close(channel);
     }
 
     fn stop_listening(&mut self, listener: Listener) {
-        self.engine.stop_listening(listener);
+        self.stop_listening(listener);
     }
 
     fn poll(&mut self, pool: &mut Pool, events: &mut Vec<WireEvent>) -> io::Result<()> {
-        self.engine.poll(pool, events)
+        self.poll(pool, events)
     }
 
     fn one_sided(&mut self) -> Option<&mut dyn OneSided> {
@@ -123,21 +119,20 @@ impl Wire for Placed {
     }
 }
 
-impl OneSided for Placed {
-    fn exposures_max(&mut self, channel: Channel) -> usize {
-        self.engine.exposures_max(channel)
+impl Change<Engine<FakeVerbs>> for Placed {
+    fn listen(&mut self, engine: &mut Engine<FakeVerbs>, _: &str) -> Result<Listening, ListenError> {
+        let listening = engine.listen(&format!("{}:0", self.address))?;
+        listening.address.clone_into(&mut self.listening.borrow_mut());
+        Ok(listening)
     }
 
-    fn expose(&mut self, channel: Channel, exposure: u64, body: &Body) -> Result<Descriptor, ExposeRefused> {
-        self.engine.expose(channel, exposure, body)
-    }
-
-    fn withdraw(&mut self, channel: Channel, exposure: u64) {
-        self.engine.withdraw(channel, exposure);
+    fn connect(&mut self, engine: &mut Engine<FakeVerbs>, _: &str) -> Result<Channel, ConnectError> {
+        engine.connect(&self.listening.borrow())
     }
 
     fn read(
         &mut self,
+        engine: &mut Engine<FakeVerbs>,
         channel: Channel,
         read: u64,
         descriptor: &[u8],
@@ -149,27 +144,41 @@ impl OneSided for Placed {
             Going::Well => {}
             Going::Wrong => descriptor = runs::with_another_key(&descriptor),
             Going::Nowhere => {
-                if let Some(State { identifier: Some(identifier), .. }) = self.engine.channels.at(channel) {
+                if let Some(State { identifier: Some(identifier), .. }) = engine.channels.at(channel) {
                     self.network.hold_sends(self.name, *identifier);
                 }
             }
         }
-        self.engine.read(channel, read, &descriptor, bytes, pool)
+        engine.read(channel, read, &descriptor, bytes, pool)
+    }
+
+    /// An engine that is dropped waits for its network, which nobody moves meanwhile.
+    fn end(&mut self, engine: &mut Engine<FakeVerbs>) {
+        for channel in engine.channels.names() {
+            engine.close(channel);
+        }
+        let mut pool = Pool::new(crate::pool::PoolConfig::edge()).unwrap();
+        while engine.channels.len() > 0 && self.network.step() {
+            engine.poll(&mut pool, &mut Vec::new()).unwrap();
+        }
     }
 }
 
-/// As devices are.
-type WithBounds = Fake<true>;
+macro_rules! suites {
+    ($($name:ident: $subject:ident = $windows:ident),+) => {$(
+        type $subject = Fake<$windows>;
 
-/// As soft-RoCE is.
-type WithoutBounds = Fake<false>;
-
-mod windows_with_bounds {
-    use super::{for_each_case, suite, tests_of};
-    for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::WithBounds);
+        mod $name {
+            use super::{for_each_case, suite, tests_of};
+            for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::$subject);
+        }
+    )+};
 }
 
-mod windows_without_bounds {
-    use super::{for_each_case, suite, tests_of};
-    for_each_case!(tests_of, crate::backend::rdma::one_sided::tests::WithoutBounds);
+// As devices are, as soft-RoCE is, and two ways to be without.
+suites! {
+    windows_with_bounds: Bounded = BOUNDED,
+    windows_without_bounds: Boundless = BOUNDLESS,
+    no_windows: Missing = MISSING,
+    unused_windows: Unused = UNUSED
 }

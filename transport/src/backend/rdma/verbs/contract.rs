@@ -5,8 +5,10 @@
 //!
 //! Needed are two ends, an address of each, and a way to let time pass.
 
+mod beside;
 mod receives;
 
+pub(super) use beside::*;
 pub(super) use receives::only_a_queue_pair_that_has_failed_may_have_let_go_of_receives;
 
 use super::*;
@@ -56,6 +58,12 @@ macro_rules! contract {
             memory_below_a_window_stays_registered,
             an_armed_queue_wakes_once,
             only_a_queue_pair_that_has_failed_may_have_let_go_of_receives,
+            what_is_registered_for_a_peer_is_read_within_its_bounds,
+            what_was_deregistered_is_read_no_more,
+            what_is_registered_for_a_peer_is_for_that_one,
+            what_this_end_registered_for_itself_is_not_read,
+            who_has_disconnected_is_not_read,
+            a_queue_pair_has_one_of_each_kind_beside_it,
         }
     };
     (@each $ends:expr; $($case:ident,)*) => {$(

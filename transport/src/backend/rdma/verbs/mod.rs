@@ -121,6 +121,27 @@ pub(super) struct QueuePair {
     pub(super) sizes: QueuePairSizes,
 }
 
+/// The queue pairs beside that of a connection, for one-sided reads between devices without windows. They have no receive
+/// requests, and the connection manager knows nothing of them: the ends tell each other their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Beside {
+    /// By which this end reads, into memory of its device's protection domain.
+    Reading,
+    /// By which the peer reads, in a protection domain of that peer's own: it reaches what was registered by
+    /// [`Verbs::register_for_peer`] and nothing else, and no other peer reaches that.
+    Answering,
+}
+
+/// By what the peer finds a queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QueuePairName {
+    /// Its number on its device: 24 bits, and never 0.
+    pub(super) number: u32,
+    /// The number of the first packet that it sends (`sq_psn`): 24 bits, another each time, so that a packet of an
+    /// earlier queue pair of the same number is not taken for one of this.
+    pub(super) first_packet: u32,
+}
+
 /// What both ends agree on when they connect (`rdma_connect(3)`, `rdma_accept(3)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ConnectParameters {
@@ -326,6 +347,11 @@ pub(super) trait Verbs {
         timeout: Duration,
     ) -> io::Result<Identifier>;
 
+    /// How long a connection waits for acknowledgements: 4.096 us doubled so often, up to 31 times
+    /// (`RDMA_OPTION_ID_ACK_TIMEOUT` of `rdma_set_option(3)`). Before [`Verbs::resolve_route`] or [`Verbs::accept`].
+    /// `ENOSYS` where the system cannot do it.
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()>;
+
     /// The second step, which ends in [`Event::RouteResolved`] or [`Event::Failed`].
     fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()>;
 
@@ -397,6 +423,46 @@ pub(super) trait Verbs {
 
     /// Makes the queue pair of an identifier, reliably connected, on the queues of its device.
     fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair>;
+
+    /// Makes a queue pair beside that of an identifier, which has one already. It goes when the identifier is destroyed,
+    /// and stops when that is disconnected. `EOPNOTSUPP` where queue pairs cannot be connected without the
+    /// connection manager, which is so on iWARP.
+    fn create_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        sizes: &QueuePairSizes,
+    ) -> io::Result<QueuePairName>;
+
+    /// Connects it to one of the peer's of the other kind, on the way that the connection's own goes, which is up: at the
+    /// end that accepts from [`Verbs::accept`], at the other from [`Event::Established`]. So many reads are under way at
+    /// a time.
+    fn connect_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        peer: QueuePairName,
+        reads: u8,
+    ) -> io::Result<()>;
+
+    /// Lets the peer of a connection read memory by its [`Beside::Answering`], and nobody else, until
+    /// [`Verbs::deregister`]; [`Region::key`] is what the peer names it by. Pins it.
+    ///
+    /// # Safety
+    /// It must stay mapped, and must hold nothing but what the peer may read, until [`Verbs::deregister`], which comes
+    /// before [`Verbs::destroy`].
+    unsafe fn register_for_peer(
+        &mut self,
+        identifier: Identifier,
+        address: u64,
+        bytes: usize,
+    ) -> io::Result<Region>;
+
+    /// As [`Verbs::post`], to the [`Beside::Reading`] of an identifier.
+    ///
+    /// # Safety
+    /// As for [`Verbs::post`].
+    unsafe fn post_beside(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted;
 
     /// Makes memory known to a device: for local access, and for windows to be bound to it. Pins it.
     ///

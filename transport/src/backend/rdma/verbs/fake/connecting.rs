@@ -98,6 +98,8 @@ impl State {
             peer: None,
             parameters: None,
             queue_pair: None,
+            acknowledgement_doublings: None,
+            of: None,
         };
         self.connections.insert(key, connection);
         key
@@ -200,6 +202,9 @@ impl State {
 
     pub(super) fn disconnect(&mut self, key: Key) -> io::Result<()> {
         self.fail_queue_pair(key);
+        for beside in self.besides(key) {
+            self.fail_queue_pair(beside);
+        }
         let connection = self.connections.get_mut(&key).ok_or_else(|| errno(libc::EINVAL))?;
         let to = connection.peer.ok_or_else(|| errno(libc::EINVAL))?;
         match connection.stage {
@@ -217,6 +222,7 @@ impl State {
     }
 
     pub(super) fn destroy(&mut self, key: Key) {
+        self.destroy_besides(key);
         let Some(connection) = self.connections.remove(&key) else { return };
         self.forget_queue_pair(key, &connection);
         let end = &mut self.ends[connection.end];

@@ -109,8 +109,10 @@ impl FakeNetwork {
     fn set_held(&self, end: EndName, identifier: Identifier, is_held: bool) {
         self.change(|state| {
             let key = state.key(end.0, identifier).expect("an identifier of this end");
-            let connection = state.connections.get_mut(&key).expect("it has a name");
-            connection.queue_pair.as_mut().expect("a queue pair").is_held = is_held;
+            for key in state.besides(key).into_iter().chain([key]) {
+                let connection = state.connections.get_mut(&key).expect("it has a name");
+                connection.queue_pair.as_mut().expect("a queue pair").is_held = is_held;
+            }
         });
     }
 
@@ -141,7 +143,8 @@ impl FakeNetwork {
             let on_it = state
                 .connections
                 .iter()
-                .filter(|(_, connection)| connection.end == end.0 && connection.port == Some(port));
+                .filter(|(_, connection)| connection.end == end.0 && connection.port == Some(port))
+                .filter(|(_, connection)| connection.of.is_none());
             for key in on_it.map(|(key, _)| *key).collect::<Vec<_>>() {
                 state.tell(key, Event::DeviceRemoved);
             }
@@ -174,6 +177,17 @@ impl FakeNetwork {
     pub(in crate::backend::rdma) fn open_windows(&self, end: EndName) -> usize {
         let state = self.shared.borrow();
         state.ends[end.0].windows.values().filter(|window| window.open.is_some()).count()
+    }
+
+    /// How long a connection waits for acknowledgements, if that was set: 4.096 us doubled so often.
+    pub(in crate::backend::rdma) fn acknowledgement_doublings(
+        &self,
+        end: EndName,
+        identifier: Identifier,
+    ) -> Option<u8> {
+        let state = self.shared.borrow();
+        let key = state.key(end.0, identifier).expect("an identifier of this end");
+        state.connections[&key].acknowledgement_doublings
     }
 
     /// What the end has.
@@ -235,7 +249,7 @@ impl State {
         let this = &self.ends[end];
         let connections = || self.connections.values().filter(|connection| connection.end == end);
         this.left_at_death.unwrap_or_else(|| Left {
-            identifiers: connections().count(),
+            identifiers: connections().filter(|connection| connection.of.is_none()).count(),
             queue_pairs: connections().filter(|connection| connection.queue_pair.is_some()).count(),
             regions: this.regions.len(),
             windows: this.windows.len(),

@@ -1,6 +1,6 @@
 //! What can be made to go wrong, each by its name.
 
-use super::super::Status;
+use super::super::{Beside, Status};
 use super::state::State;
 
 /// Happens once, at the next opportunity.
@@ -27,6 +27,12 @@ pub(in crate::backend::rdma) enum Fault {
     DeregisterFails(i32),
     /// Making a queue pair fails with this error.
     CreateQueuePairFails(i32),
+    /// Making a queue pair of this kind beside another fails with this error.
+    CreateBesideFails(Beside, i32),
+    /// Connecting one fails with this error.
+    ConnectBesideFails(i32),
+    /// Setting how long acknowledgements are waited for fails with this error: `ENOSYS` before Linux 5.2.
+    AcknowledgementTimeoutFails(i32),
     /// Opening a device fails with this error.
     DeviceFails(i32),
     /// The next queue pair has room for fewer inline bytes than it was asked for.

@@ -20,6 +20,7 @@ impl End {
             part.bytes == 0
                 || self.regions.values().any(|region| {
                     region.device == device
+                        && region.domain.is_none()
                         && region.key == part.key
                         && covers((region.address, region.bytes), (part.address, u64::from(part.bytes)))
                 })
@@ -29,7 +30,12 @@ impl End {
 
     /// Whether the peer of a connection may read a range by a key.
     pub(super) fn allows(&self, device: u32, connection: Key, key: u32, range: (u64, u64)) -> bool {
-        self.windows.values().any(|window| {
+        let is_in_its_domain = self.regions.values().any(|region| {
+            region.domain == Some(connection)
+                && region.key == key
+                && covers((region.address, region.bytes), range)
+        });
+        let is_windowed = self.windows.values().any(|window| {
             window.device == device
                 && window.key == key
                 && window.open.as_ref().is_some_and(|open| {
@@ -38,7 +44,8 @@ impl End {
                         // Cannot be missing: a region is not deregistered below a window.
                         && self.regions.contains_key(&open.region)
                 })
-        })
+        });
+        is_in_its_domain || is_windowed
     }
 }
 

@@ -14,6 +14,7 @@
 //!
 //! What it must not know: anything about the wire above the seam.
 
+mod beside;
 mod connecting;
 mod control;
 mod faults;

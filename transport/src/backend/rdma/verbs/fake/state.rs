@@ -1,7 +1,7 @@
 //! What a network of fake devices consists of. No behaviour here beyond finding things.
 
 use super::super::{
-    Completion, ConnectParameters, DeviceLimits, DeviceSizes, Event, Identifier, Operation, Part,
+    Beside, Completion, ConnectParameters, DeviceLimits, DeviceSizes, Event, Identifier, Operation, Part,
     QueuePairSizes,
 };
 use super::connecting::{Message, Stage};
@@ -114,6 +114,8 @@ pub(super) struct RegionState {
     pub(super) key: u32,
     pub(super) address: u64,
     pub(super) bytes: u64,
+    /// The queue pair whose protection domain it is in, if not in the device's; its peer may read it.
+    pub(super) domain: Option<Key>,
 }
 
 pub(super) struct WindowState {
@@ -142,6 +144,10 @@ pub(super) struct Connection {
     pub(super) peer: Option<Key>,
     pub(super) parameters: Option<ConnectParameters>,
     pub(super) queue_pair: Option<QueuePairState>,
+    /// How long acknowledgements are waited for, if it was set.
+    pub(super) acknowledgement_doublings: Option<u8>,
+    /// It is none by itself, but a queue pair beside that of this one.
+    pub(super) of: Option<(Key, Beside)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

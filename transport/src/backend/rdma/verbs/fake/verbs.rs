@@ -72,6 +72,24 @@ impl Verbs for FakeVerbs {
         })
     }
 
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()> {
+        self.with_key(identifier, |state, key| {
+            let connection = &state.connections[&key];
+            // Once the route is known, or the peer has its answer, it comes too late.
+            let is_early =
+                matches!(connection.stage, Stage::Resolving | Stage::AddressResolved | Stage::Requested);
+            let fault = state.take_fault(connection.end, |fault| match fault {
+                Fault::AcknowledgementTimeoutFails(error) => Some(*error),
+                _ => None,
+            });
+            if let Some(error) = fault.or((!is_early || doublings > 31).then_some(libc::EINVAL)) {
+                return Err(errno(error));
+            }
+            state.connections.get_mut(&key).expect("it is there").acknowledgement_doublings = Some(doublings);
+            Ok(())
+        })
+    }
+
     fn resolve_route(&mut self, identifier: Identifier, _: Duration) -> io::Result<()> {
         self.with_key(identifier, |state, key| {
             state.advance(key, Stage::AddressResolved, Stage::Routing)?;
@@ -195,6 +213,43 @@ impl Verbs for FakeVerbs {
 
     fn create_queue_pair(&mut self, identifier: Identifier, sizes: &QueuePairSizes) -> io::Result<QueuePair> {
         self.with_key(identifier, |state, key| state.create_queue_pair(key, sizes))
+    }
+
+    fn create_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        sizes: &QueuePairSizes,
+    ) -> io::Result<QueuePairName> {
+        self.with_key(identifier, |state, key| state.create_beside(key, beside, sizes))
+    }
+
+    fn connect_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        peer: QueuePairName,
+        reads: u8,
+    ) -> io::Result<()> {
+        self.with_key(identifier, |state, key| state.connect_beside(key, beside, peer, reads))
+    }
+
+    unsafe fn register_for_peer(
+        &mut self,
+        identifier: Identifier,
+        address: u64,
+        bytes: usize,
+    ) -> io::Result<Region> {
+        self.with_key(identifier, |state, key| state.register_for_peer(key, address, bytes as u64))
+    }
+
+    unsafe fn post_beside(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted {
+        let posted = self.with_key(identifier, |state, key| {
+            let reading = state.beside(key, Beside::Reading)?;
+            // SAFETY: as the caller says.
+            Ok(unsafe { state.post(reading, requests) })
+        });
+        posted.unwrap_or_else(|error| Posted { count: 0, error: Some(error) })
     }
 
     unsafe fn register(&mut self, device: Device, address: u64, bytes: usize) -> io::Result<Region> {
@@ -325,7 +380,7 @@ impl State {
         Ok(Device(contexts.len() as u32 - 1))
     }
 
-    fn create_queue_pair(&mut self, key: Key, sizes: &QueuePairSizes) -> io::Result<QueuePair> {
+    pub(super) fn create_queue_pair(&mut self, key: Key, sizes: &QueuePairSizes) -> io::Result<QueuePair> {
         let kind = &self.live_port(key)?.kind;
         let fits = (1..=kind.limits.sends_max).contains(&sizes.sends)
             && (1..=kind.limits.parts_max).contains(&sizes.parts)
@@ -366,7 +421,13 @@ impl State {
         Ok(QueuePair { number, sizes })
     }
 
-    fn register(&mut self, end: usize, device: u32, address: u64, bytes: u64) -> io::Result<Region> {
+    pub(super) fn register(
+        &mut self,
+        end: usize,
+        device: u32,
+        address: u64,
+        bytes: u64,
+    ) -> io::Result<Region> {
         self.opened_and_there(end, device)?;
         let fault = self.take_fault(end, |fault| match fault {
             Fault::RegisterFails(error) => Some(*error),
@@ -378,7 +439,7 @@ impl State {
         }
         let number = self.draw_name();
         let key = number << 8;
-        self.ends[end].regions.insert(number, RegionState { device, key, address, bytes });
+        self.ends[end].regions.insert(number, RegionState { device, key, address, bytes, domain: None });
         Ok(Region { number, key })
     }
 
@@ -425,10 +486,12 @@ impl State {
         let left: Vec<Key> = self
             .connections
             .iter()
-            .filter(|(_, connection)| connection.end == end)
+            .filter(|(_, connection)| connection.end == end && connection.of.is_none())
             .map(|(key, _)| *key)
             .collect();
         let had = self.left(end);
+        // The kernel takes them in the right order.
+        self.ends[end].regions.clear();
         for key in left {
             self.destroy(key);
         }

@@ -3,17 +3,22 @@
 //! The steps are those of `rdma_cm(7)`. `librdmacm` moves the queue pair through its states: to receive and send when a
 //! request is accepted or a response is taken from the channel, to the error state when the connection ends.
 
-use super::super::{ConnectParameters, GREETING_BYTES_MAX, QueuePair, QueuePairSizes, REJECTION_BYTES_MAX};
+use super::super::{
+    Beside, ConnectParameters, GREETING_BYTES_MAX, QueuePair, QueuePairName, QueuePairSizes,
+    REJECTION_BYTES_MAX,
+};
+use super::beside::QueuePairBeside;
 use super::channel::EventChannel;
 use super::check::{check, check_number, check_pointer, invalid};
 use super::device::Queues;
 use super::last_receive;
 use crate::backend::raw_address::RawAddress;
+use arrayvec::ArrayVec;
 use rdma_sys::{
     ibv_context, ibv_modify_qp, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_cap, ibv_qp_init_attr,
     ibv_qp_state, ibv_qp_type, rdma_accept, rdma_bind_addr, rdma_cm_id, rdma_conn_param, rdma_connect,
     rdma_create_id, rdma_create_qp, rdma_destroy_id, rdma_destroy_qp, rdma_disconnect, rdma_get_src_port,
-    rdma_listen, rdma_port_space, rdma_reject, rdma_resolve_addr, rdma_resolve_route,
+    rdma_listen, rdma_port_space, rdma_reject, rdma_resolve_addr, rdma_resolve_route, rdma_set_option,
 };
 use std::ffi::c_int;
 use std::io;
@@ -26,9 +31,15 @@ use std::time::Duration;
 /// manager leaves it at 0, which means 655 ms.
 const RECEIVER_NOT_READY_WAIT: u8 = 12;
 
-/// Dropping it destroys the queue pair, then the identifier; a peer that is connected is told.
+/// `RDMA_OPTION_ID` and `RDMA_OPTION_ID_ACK_TIMEOUT` of `<rdma/rdma_cma.h>`, which are nameless enumerations there, and so
+/// not in the bindings. Their numbers are part of the kernel's interface (`<rdma/rdma_user_cm.h>`).
+const OPTION_ID: c_int = 0;
+const OPTION_ID_ACK_TIMEOUT: c_int = 3;
+
+/// Dropping it destroys the queue pairs, then the identifier; a peer that is connected is told.
 pub(super) struct Connection {
     id: NonNull<rdma_cm_id>,
+    besides: ArrayVec<QueuePairBeside, 2>,
 }
 
 impl Connection {
@@ -37,12 +48,12 @@ impl Connection {
         let space = rdma_port_space::RDMA_PS_TCP;
         // SAFETY: the channel is open, and the target is valid.
         check(unsafe { rdma_create_id(channel.as_ptr(), &raw mut id, ptr::null_mut(), space) })?;
-        Ok(Self { id: check_pointer(id)? })
+        Ok(Self { id: check_pointer(id)?, besides: ArrayVec::new() })
     }
 
     /// Takes over what came with a request to connect.
     pub(super) fn adopt(id: *mut rdma_cm_id) -> Option<Self> {
-        NonNull::new(id).map(|id| Self { id })
+        NonNull::new(id).map(|id| Self { id, besides: ArrayVec::new() })
     }
 
     fn id(&self) -> &rdma_cm_id {
@@ -96,6 +107,12 @@ impl Connection {
         check(unsafe { rdma_resolve_addr(id, source, address, to_milliseconds(timeout)) })
     }
 
+    pub(super) fn set_acknowledgement_timeout(&mut self, mut doublings: u8) -> io::Result<()> {
+        let value = (&raw mut doublings).cast();
+        // SAFETY: the identifier exists, and the value is one byte, which the library copies.
+        check(unsafe { rdma_set_option(self.id.as_ptr(), OPTION_ID, OPTION_ID_ACK_TIMEOUT, value, 1) })
+    }
+
     pub(super) fn resolve_route(&mut self, timeout: Duration) -> io::Result<()> {
         // SAFETY: the identifier exists.
         check(unsafe { rdma_resolve_route(self.id.as_ptr(), to_milliseconds(timeout)) })
@@ -124,6 +141,7 @@ impl Connection {
     }
 
     pub(super) fn disconnect(&mut self) -> io::Result<()> {
+        self.besides.iter().for_each(QueuePairBeside::stop);
         // SAFETY: the identifier exists.
         check(unsafe { rdma_disconnect(self.id.as_ptr()) })
     }
@@ -178,6 +196,37 @@ impl Connection {
         Ok(QueuePair { number, sizes })
     }
 
+    pub(super) fn create_beside(
+        &mut self,
+        queues: &Queues,
+        beside: Beside,
+        sizes: &QueuePairSizes,
+    ) -> io::Result<QueuePairName> {
+        self.queue_pair()?;
+        if self.beside(beside).is_ok() {
+            return Err(invalid());
+        }
+        let made = QueuePairBeside::create(queues, beside, sizes)?;
+        let name = made.name();
+        self.besides.try_push(made).map_err(|_| invalid())?;
+        Ok(name)
+    }
+
+    pub(super) fn connect_beside(
+        &mut self,
+        beside: Beside,
+        peer: QueuePairName,
+        reads: u8,
+    ) -> io::Result<()> {
+        self.beside(beside)?.connect(self.queue_pair()?, peer, reads)
+    }
+
+    /// The queue pair of a kind beside its own; `EINVAL` if it has none.
+    #[inline]
+    pub(super) fn beside(&self, beside: Beside) -> io::Result<&QueuePairBeside> {
+        self.besides.iter().find(|other| other.is(beside)).ok_or_else(invalid)
+    }
+
     /// `EINVAL` if it has none.
     #[inline]
     pub(super) fn queue_pair(&self) -> io::Result<NonNull<ibv_qp>> {
@@ -189,8 +238,9 @@ impl Connection {
         self.queue_pair().is_ok_and(last_receive::has_reached)
     }
 
-    /// Puts the queue pair into the error state: from then on, no peer reaches this end's memory through it.
+    /// Puts the queue pairs into the error state: from then on, no peer reaches this end's memory through them.
     pub(super) fn stop(&self) {
+        self.besides.iter().for_each(QueuePairBeside::stop);
         let Ok(queue_pair) = self.queue_pair() else { return };
         // SAFETY: zeros are valid for it: numbers.
         let mut attributes: ibv_qp_attr = unsafe { mem::zeroed() };
@@ -223,6 +273,7 @@ impl Drop for Connection {
         if let Ok(queue_pair) = self.queue_pair() {
             last_receive::forget(queue_pair);
         }
+        self.besides.clear();
         // SAFETY: the identifier exists, and nobody has it any more. Each event of it that was taken is acknowledged.
         unsafe {
             if !self.id().qp.is_null() {

@@ -4,15 +4,25 @@ use super::super::{Region, Window};
 use super::check::{check_number, check_pointer};
 use super::device::OpenDevice;
 use rdma_sys::{
-    ibv_access_flags, ibv_alloc_mw, ibv_dealloc_mw, ibv_dereg_mr, ibv_mr, ibv_mw, ibv_mw_type, ibv_reg_mr,
+    ibv_access_flags, ibv_alloc_mw, ibv_dealloc_mw, ibv_dereg_mr, ibv_mr, ibv_mw, ibv_mw_type, ibv_pd,
+    ibv_reg_mr,
 };
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 use std::io;
 use std::mem;
 use std::ptr::{self, NonNull};
 
 /// A region. Dropping it makes the device forget it, and unpins it.
-pub(super) struct MemoryRegion(NonNull<ibv_mr>);
+pub(super) struct MemoryRegion(NonNull<ibv_mr>, Reach);
+
+/// Who reaches a region.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// The device for this end, and peers by windows on it.
+    Here,
+    /// The peer in whose protection domain it is.
+    Peer,
+}
 
 impl MemoryRegion {
     /// `ENOMEM` is either a lack of memory or, far more often, the limit of memory that may be pinned (`memlock`).
@@ -25,10 +35,48 @@ impl MemoryRegion {
         if device.has_windows() {
             access |= ibv_access_flags::IBV_ACCESS_MW_BIND.0;
         }
+        // SAFETY: the device's domain exists, and the caller vouches for the memory.
+        unsafe { Self::register_in(device.queues().domain, address, bytes, access, Reach::Here) }
+    }
+
+    /// In a protection domain of one peer's, for it to read.
+    ///
+    /// # Safety
+    /// The domain exists. The memory must stay mapped as long as this lives, which must be shorter than the domain.
+    pub(super) unsafe fn register_for_peer(
+        domain: *mut ibv_pd,
+        address: u64,
+        bytes: usize,
+    ) -> io::Result<Self> {
+        let access = ibv_access_flags::IBV_ACCESS_REMOTE_READ.0;
+        // SAFETY: the caller says so.
+        unsafe { Self::register_in(domain, address, bytes, access, Reach::Peer) }
+    }
+
+    /// # Safety
+    /// As for the two above.
+    unsafe fn register_in(
+        domain: *mut ibv_pd,
+        address: u64,
+        bytes: usize,
+        access: c_uint,
+        reach: Reach,
+    ) -> io::Result<Self> {
         let address = ptr::with_exposed_provenance_mut(address as usize);
         // SAFETY: the domain exists; the kernel checks that the memory does, and the caller vouches for it afterwards.
-        let region = unsafe { ibv_reg_mr(device.queues().domain, address, bytes, access as c_int) };
-        check_pointer(region).map(Self)
+        let region = unsafe { ibv_reg_mr(domain, address, bytes, access as c_int) };
+        check_pointer(region).map(|region| Self(region, reach))
+    }
+
+    /// Whether a peer has it in a domain of its own.
+    pub(super) fn is_for_peer(&self) -> bool {
+        self.1 == Reach::Peer
+    }
+
+    /// By what the peer names it.
+    pub(super) fn remote_key(&self) -> u32 {
+        // SAFETY: it exists until this is dropped.
+        unsafe { self.0.as_ref().rkey }
     }
 
     pub(super) fn named(&self, number: u32) -> Region {

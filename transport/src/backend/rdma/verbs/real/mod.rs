@@ -1,8 +1,9 @@
 //! Verbs over the devices of this machine, by `libibverbs` and `librdmacm`.
 //!
-//! Control path: `connection` has one identifier of the connection manager and its queue pair, `channel` where its news
-//! come from, `events` what they mean; `device` what is made once a device, `memory` what a device knows of it;
-//! `last_receive` what devices say of queue pairs that have failed; `open` and `fork` what concerns the process. Data path: `data`.
+//! Control path: `connection` has one identifier of the connection manager and its queue pair, `beside` the two that may
+//! stand beside that one, `channel` where its news come from, `events` what they mean; `device` what is made once a device,
+//! `memory` what a device knows of it; `last_receive` what devices say of queue pairs that have failed; `open` and `fork`
+//! what concerns the process. Data path: `data`.
 //!
 //! Whatever the libraries made belongs to a type here that destroys it when it is dropped. They insist on an order,
 //! which [`RealVerbs`] keeps: queue pairs are stopped, so that no peer reads any more; windows are closed, which a queue
@@ -11,6 +12,7 @@
 //! Nothing here knows what is sent, or why. Numbers that name nothing end in `EINVAL`, and a machine without devices in
 //! `ENODEV`, for as long as it has none.
 
+mod beside;
 mod channel;
 mod check;
 mod connection;
@@ -27,8 +29,8 @@ mod tests;
 mod watch;
 
 use super::{
-    Completion, ConnectParameters, Device, DeviceLimits, DeviceSizes, Event, Identifier, Posted, QueuePair,
-    QueuePairSizes, Receive, Region, Request, Verbs, Window,
+    Beside, Completion, ConnectParameters, Device, DeviceLimits, DeviceSizes, Event, Identifier, Posted,
+    QueuePair, QueuePairName, QueuePairSizes, Receive, Region, Request, Verbs, Window,
 };
 use crate::backend::rdma::config::RdmaOpenError;
 use channel::EventChannel;
@@ -169,6 +171,10 @@ impl Verbs for RealVerbs {
             .map(|(identifier, ())| identifier)
     }
 
+    fn set_acknowledgement_timeout(&mut self, identifier: Identifier, doublings: u8) -> io::Result<()> {
+        self.connection(identifier)?.set_acknowledgement_timeout(doublings)
+    }
+
     fn resolve_route(&mut self, identifier: Identifier, timeout: Duration) -> io::Result<()> {
         self.connection(identifier)?.resolve_route(timeout)
     }
@@ -290,6 +296,52 @@ impl Verbs for RealVerbs {
         connection.create_queue_pair(device.queues(), sizes)
     }
 
+    fn create_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        sizes: &QueuePairSizes,
+    ) -> io::Result<QueuePairName> {
+        let connection = self.connections.at_mut(identifier.0).ok_or_else(invalid)?;
+        let context = connection.context()?;
+        let mut devices = self.devices.iter().flatten();
+        let device = devices.find(|device| device.is_of(context)).ok_or_else(invalid)?;
+        connection.create_beside(device.queues(), beside, sizes)
+    }
+
+    fn connect_beside(
+        &mut self,
+        identifier: Identifier,
+        beside: Beside,
+        peer: QueuePairName,
+        reads: u8,
+    ) -> io::Result<()> {
+        self.connection(identifier)?.connect_beside(beside, peer, reads)
+    }
+
+    unsafe fn register_for_peer(
+        &mut self,
+        identifier: Identifier,
+        address: u64,
+        bytes: usize,
+    ) -> io::Result<Region> {
+        let domain = self.connection(identifier)?.beside(Beside::Answering)?.domain()?;
+        // SAFETY: the domain is as old as the connection, before which the caller deregisters; it vouches for the memory.
+        let region = unsafe { MemoryRegion::register_for_peer(domain, address, bytes)? };
+        let key = region.remote_key();
+        Ok(Region { number: self.regions.insert_with(|_| region), key })
+    }
+
+    unsafe fn post_beside(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted {
+        let memory = Memory { regions: &self.regions, windows: &self.windows };
+        let connection = self.connections.at(identifier.0).ok_or_else(invalid);
+        match connection.and_then(|connection| connection.beside(Beside::Reading)) {
+            // SAFETY: the queue pair exists; the caller vouches for the memory.
+            Ok(beside) => unsafe { data::post(beside.queue_pair(), &memory, requests) },
+            Err(error) => Posted { count: 0, error: Some(error) },
+        }
+    }
+
     unsafe fn register(&mut self, device: Device, address: u64, bytes: usize) -> io::Result<Region> {
         // SAFETY: the caller vouches for the memory.
         let region = unsafe { MemoryRegion::register(self.open_device(device)?, address, bytes)? };
@@ -349,6 +401,9 @@ impl Drop for RealVerbs {
     fn drop(&mut self) {
         self.connections.things().for_each(Connection::stop);
         self.windows.clear();
+        // A domain that a peer has to itself goes with its connection, and must be empty by then; what else is registered
+        // may be posted until its queue pair is gone.
+        self.regions.drop_if(MemoryRegion::is_for_peer);
         self.connections.clear();
         self.regions.clear();
         self.devices.clear();

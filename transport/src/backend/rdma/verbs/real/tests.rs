@@ -2,38 +2,39 @@
 //! `UNDERLAY_RDMA_ADDRESSES=10.77.0.1,10.77.0.2`. Without, nothing is tested, and that is said; or it is a failure, where
 //! `UNDERLAY_REQUIRE_WIRES` names `rdma`.
 
+#[path = "../../../../../tests/support/addresses.rs"]
+mod addresses;
+
 use super::super::contract::{ACCEPTING, CONNECTING, Ends, World, contract, send};
 use super::super::{Operation, Status};
 use super::RealVerbs;
 use rdma_sys::{IBV_FORK_UNNEEDED, ibv_is_fork_initialized};
 use std::env;
 use std::io;
-use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-const ADDRESSES: &str = "UNDERLAY_RDMA_ADDRESSES";
 const REQUIRED: &str = "UNDERLAY_REQUIRE_WIRES";
 
 /// How long one look waits for the next.
 const TURN: Duration = Duration::from_micros(200);
 
 fn ends() -> Option<Ends<RealVerbs>> {
-    let Ok(given) = env::var(ADDRESSES) else {
-        let missing = format!("{ADDRESSES} does not name two addresses of RDMA devices, 'address,address'");
-        let required = env::var(REQUIRED).unwrap_or_default();
-        assert!(
-            !required.split(',').any(|wire| wire.trim() == "rdma"),
-            "{REQUIRED}={required}, but {missing}"
-        );
-        eprintln!("skipped: {missing}");
-        return None;
+    let addresses = match addresses::of_devices() {
+        Ok(addresses) => addresses,
+        Err(missing) => {
+            let required = env::var(REQUIRED).unwrap_or_default();
+            assert!(
+                !required.split(',').any(|wire| wire.trim() == "rdma"),
+                "{REQUIRED}={required}, but {missing}"
+            );
+            eprintln!("skipped: {missing}");
+            return None;
+        }
     };
-    let mut addresses = given.split(',').map(|address| address.trim().parse::<IpAddr>().unwrap());
-    let mut address = || addresses.next().expect("two addresses");
     Some(Ends {
         verbs: [RealVerbs::open().unwrap(), RealVerbs::open().unwrap()],
-        addresses: [address(), address()],
+        addresses,
         pass: Box::new(|| {
             thread::sleep(TURN);
             true

@@ -152,8 +152,9 @@ impl End {
             }
         }
         to.pull();
-        // What was found while nothing had arrived: that the session is open, say.
-        self.pull();
+        if self.session.has_events() {
+            self.pull();
+        }
         Ok(true)
     }
 

@@ -3,11 +3,12 @@
 //! An outbox belongs to a session and outlives its connections. What has left is kept until the peer has acknowledged
 //! it, and leaves again, in the same order, when the session goes on over another connection: each of its streams is a
 //! queue with a cursor (`lane`, `control`), and a replay only sets the cursors back. `plan` decides what goes into the
-//! next frame, `write` writes it.
+//! next frame, `write` writes it; `short` does both for the frame that most sends are.
 
 mod control;
 mod lane;
 mod plan;
+mod short;
 mod write;
 
 use super::{Offers, PackingRules, PackingStats};
@@ -273,6 +274,11 @@ impl Outbox {
             && gather.len() < BATCH_BYTES_MAX
             && gather.room() > SEGMENTS_IN_FRAME_MAX + 2
         {
+            if let Some(short) = self.plan_short(windows) {
+                self.write_short(&short, windows, announcement, pool, gather)?;
+                frames += 1;
+                continue;
+            }
             if self.control.has_behind() {
                 self.control.release(self.positions());
             }

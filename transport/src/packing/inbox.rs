@@ -141,7 +141,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`InboxError::Peer`] ends it for good; after [`InboxError::Pool`] the same call may succeed later.
-    #[inline]
+    #[inline(always)] // into the one loop that matters: its results are long, and are looked at right there
     pub fn next(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
         match &self.frame {
             None if self.available < FRAME_HEADER_BYTES => Ok(None),
@@ -153,12 +153,17 @@ impl Inbox {
             Some(_) => {
                 let taken = self.take_record(pool, arrived);
                 if let Err(InboxError::Pool(PoolError::TooManySegments { .. })) = taken {
-                    self.join_all(pool)?;
-                    return self.take_record(pool, arrived);
+                    return self.join_and_take_record(pool, arrived);
                 }
                 taken
             }
         }
+    }
+
+    #[cold]
+    fn join_and_take_record(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
+        self.join_all(pool)?;
+        self.take_record(pool, arrived)
     }
 
     /// Makes bodies nameable that arrived in more pieces than a list can hold.
@@ -185,6 +190,7 @@ impl Inbox {
         &self.descriptor
     }
 
+    #[inline(always)] // as `next`
     fn begin_frame(&mut self, pool: &mut Pool) -> Result<Option<FrameHeader>, PeerMisbehaved> {
         if self.available < FRAME_HEADER_BYTES {
             return Ok(None);
@@ -206,6 +212,8 @@ impl Inbox {
     }
 
     /// Joins short segments while a frame is awaited and many wait; what the pool has no room for stays as it is.
+    #[cold]
+    #[inline(never)]
     fn join_waiting(&mut self, pool: &mut Pool) {
         if self.segments.len() >= self.join_at_segments {
             join_short_segments(&mut self.segments, SHORT_BELOW_BYTES, pool);
@@ -214,6 +222,7 @@ impl Inbox {
         }
     }
 
+    #[inline]
     fn end_frame(&mut self) -> Result<(), PeerMisbehaved> {
         let Some(frame) = self.frame.take() else { return Ok(()) };
         if frame.padding_bytes > 0 {
@@ -223,6 +232,7 @@ impl Inbox {
         Ok(())
     }
 
+    #[inline]
     fn take_record(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
         const PEEK_BYTES: u32 = 8;
         let limits = self.limits;
@@ -247,6 +257,7 @@ impl Inbox {
         }
     }
 
+    #[inline(never)]
     fn take_control(&mut self, bytes: u16, mut budget: FrameBudget) -> Next {
         budget.take(bytes, 0)?;
         self.copy_to_scratch(bytes.into());
@@ -255,7 +266,7 @@ impl Inbox {
     }
 
     /// A whole message that lies in the first segment, as nearly all do. `None`, and nothing is taken, of any other.
-    #[inline]
+    #[inline(always)] // as `next`
     fn take_in_one_piece(
         &mut self,
         head_bytes: u16,
@@ -264,7 +275,7 @@ impl Inbox {
     ) -> Result<Option<Parsed>, PeerMisbehaved> {
         let (Some(front), Some(frame)) = (self.segments.front_mut(), &mut self.frame) else { return Ok(None) };
         let Some(bytes) = front.get(..head_bytes.into()) else { return Ok(None) };
-        let (mut head, extensions) = MessageHead::parse(bytes, &self.limits)?;
+        let (mut head, extensions) = MessageHead::parse_here(bytes, &self.limits)?;
         if head.offered || head.more() || self.unfinished[head.lane.index()].is_some() {
             return Ok(None);
         }
@@ -299,6 +310,8 @@ impl Inbox {
         Ok(Some(Parsed::Message { is_bulk, had_begun: false }))
     }
 
+    /// A message that is longer, or lies in pieces.
+    #[inline(never)]
     fn take_message(
         &mut self,
         head_bytes: u16,
@@ -366,6 +379,7 @@ impl Inbox {
         Ok(Some(Parsed::Offer))
     }
 
+    #[inline(never)]
     fn take_chunk(
         &mut self,
         head_bytes: u16,
@@ -495,6 +509,8 @@ impl Inbox {
         &self.segments[0][..bytes]
     }
 
+    #[cold]
+    #[inline(never)]
     fn copy_to_scratch(&mut self, bytes: usize) {
         self.scratch.clear();
         for segment in &self.segments {

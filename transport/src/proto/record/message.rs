@@ -4,9 +4,9 @@ use super::{MessageKind, RecordKind, RecordPeek, check_flags};
 use crate::proto::bytes::{array_at, put, u16_at, u32_at, u64_at};
 use crate::proto::extension::{ExtensionScope, Extensions};
 use crate::proto::{
-    CorrelationId, EncodeError, HEAD_BYTES_MAX, Incarnation, LINE_BYTES, Lane, Limits, LinkId,
+    CorrelationId, EncodeError, HEAD_BYTES_MAX, Incarnation, Lane, Limits, LinkId,
     MESSAGE_HEAD_BYTES, MessageNumber, Origin, PeerMisbehaved, RECORD_ALIGN_BYTES, ReplyAddress,
-    record_aligned,
+    record_aligned, whole_lines,
 };
 
 const REDELIVERED: u16 = 1 << 0;
@@ -68,8 +68,16 @@ impl MessageHead {
     ///
     /// # Errors
     /// Whatever the head or its extensions break.
-    #[inline]
     pub fn parse<'a>(head: &'a [u8], limits: &Limits) -> Result<(Self, Extensions<'a>), PeerMisbehaved> {
+        Self::parse_here(head, limits)
+    }
+
+    /// As [`MessageHead::parse`], where a head is long enough to be worth being written to where it stays.
+    #[inline(always)]
+    pub(crate) fn parse_here<'a>(
+        head: &'a [u8],
+        limits: &Limits,
+    ) -> Result<(Self, Extensions<'a>), PeerMisbehaved> {
         let peek = RecordPeek::of_head(head, limits)?;
         let RecordKind::Message(kind) = peek.kind else {
             return Err(PeerMisbehaved::RecordKindUnknown { kind: peek.kind.value() });
@@ -277,7 +285,7 @@ pub const fn padded_head_bytes(
 ) -> usize {
     const WORTH_ALIGNING_BYTES: usize = 1024;
     let needed = record_aligned(needed);
-    let padded = (frame_offset + needed).next_multiple_of(LINE_BYTES) - frame_offset;
+    let padded = whole_lines(frame_offset + needed) - frame_offset;
     if body_bytes < WORTH_ALIGNING_BYTES || padded > head_bytes_max { needed } else { padded }
 }
 

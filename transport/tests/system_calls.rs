@@ -41,8 +41,7 @@ mod turns {
         fn open(engine: EngineChoice, place: &str) -> Self {
             let echo: Echo = |request| Ok(request.take_body());
             let config = ServiceConfig { driver: driver(engine), ..ServiceConfig::default() };
-            let (service, address) =
-                Service::listen(&Address::inproc(place), "echo", config, echo).unwrap();
+            let (service, address) = Service::listen(&Address::inproc(place), "echo", config, echo).unwrap();
             let config = ClientConfig { driver: driver(engine), ..ClientConfig::default() };
             let mut client = Client::begin_connect(&address, config).unwrap();
             let body = client.body(&[7; 64]).unwrap();
@@ -91,7 +90,8 @@ mod turns {
 
     #[test]
     fn a_driver_without_tcp_makes_none() {
-        for (engine, place) in [(EngineChoice::Epoll, "no-tcp-epoll"), (EngineChoice::IoUring, "no-tcp-ring")] {
+        for (engine, place) in [(EngineChoice::Epoll, "no-tcp-epoll"), (EngineChoice::IoUring, "no-tcp-ring")]
+        {
             if is_usable(engine) {
                 for calls in calls(engine, place) {
                     assert_eq!(calls.count, 0, "{engine:?}: {calls:?}");

@@ -273,7 +273,9 @@ impl Inbox {
         mut budget: FrameBudget,
         arrived: &mut Option<Message>,
     ) -> Result<Option<Parsed>, PeerMisbehaved> {
-        let (Some(front), Some(frame)) = (self.segments.front_mut(), &mut self.frame) else { return Ok(None) };
+        let (Some(front), Some(frame)) = (self.segments.front_mut(), &mut self.frame) else {
+            return Ok(None);
+        };
         let Some(bytes) = front.get(..head_bytes.into()) else { return Ok(None) };
         let (mut head, extensions) = MessageHead::parse_here(bytes, &self.limits)?;
         if head.offered || head.more() || self.unfinished[head.lane.index()].is_some() {
@@ -293,7 +295,8 @@ impl Inbox {
         let extensions_at = head.extensions_at();
         let extensions_at = extensions_at..extensions_at + extensions.as_bytes().len();
         let extensions = (!extensions_at.is_empty()).then(|| front.slice(extensions_at));
-        let body = if padding_at > body_at { Body::from(front.slice(body_at..padding_at)) } else { Body::new() };
+        let body =
+            if padding_at > body_at { Body::from(front.slice(body_at..padding_at)) } else { Body::new() };
         frame.budget = budget;
         frame.offset = offset + padding as u32;
         self.available -= end;

@@ -4,9 +4,8 @@ use super::{MessageKind, RecordKind, RecordPeek, check_flags};
 use crate::proto::bytes::{array_at, put, u16_at, u32_at, u64_at};
 use crate::proto::extension::{ExtensionScope, Extensions};
 use crate::proto::{
-    CorrelationId, EncodeError, HEAD_BYTES_MAX, Incarnation, Lane, Limits, LinkId,
-    MESSAGE_HEAD_BYTES, MessageNumber, Origin, PeerMisbehaved, RECORD_ALIGN_BYTES, ReplyAddress,
-    record_aligned, whole_lines,
+    CorrelationId, EncodeError, HEAD_BYTES_MAX, Incarnation, Lane, Limits, LinkId, MESSAGE_HEAD_BYTES,
+    MessageNumber, Origin, PeerMisbehaved, RECORD_ALIGN_BYTES, ReplyAddress, record_aligned, whole_lines,
 };
 
 const REDELIVERED: u16 = 1 << 0;
@@ -184,7 +183,8 @@ impl MessageHead {
         }
         let room = out.len();
         let head = out.get_mut(..head_bytes).ok_or(EncodeError::NoRoom { needed: head_bytes, room })?;
-        let (fixed, rest) = head.split_first_chunk_mut().ok_or(EncodeError::NoRoom { needed: head_bytes, room })?;
+        let (fixed, rest) =
+            head.split_first_chunk_mut().ok_or(EncodeError::NoRoom { needed: head_bytes, room })?;
         let Self { lane_sequence, body_bytes, total_body_bytes, offered, .. } = *self;
         let numbers = Numbers { lane_sequence, body_bytes, total_body_bytes, offered };
         self.put_fixed_part(&numbers, head_bytes as u16, fixed);
@@ -209,7 +209,8 @@ impl MessageHead {
             return Err(refused);
         }
         let (fixed, rest) = out.split_first_chunk_mut().ok_or(refused)?;
-        let whole = Numbers { lane_sequence, body_bytes, total_body_bytes: body_bytes.into(), offered: false };
+        let whole =
+            Numbers { lane_sequence, body_bytes, total_body_bytes: body_bytes.into(), offered: false };
         self.put_fixed_part(&whole, head_bytes as u16, fixed);
         self.put_rest(extensions, rest);
         Ok(())

@@ -211,9 +211,8 @@ impl EpollEngine {
             }
             return Attention::All;
         }
-        let tries_sockets = !self.few.is_empty()
-            && self.waiting_for_room == 0
-            && self.polls_since_look < POLLS_UNTIL_LOOK;
+        let tries_sockets =
+            !self.few.is_empty() && self.waiting_for_room == 0 && self.polls_since_look < POLLS_UNTIL_LOOK;
         if tries_sockets { Attention::Channels } else { Attention::All }
     }
 

@@ -5,29 +5,22 @@
 #[cfg(target_arch = "x86_64")]
 #[path = "support/system_calls.rs"]
 mod system_calls;
+#[cfg(target_arch = "x86_64")]
+#[path = "support/turned.rs"]
+mod turned;
 
 #[cfg(target_arch = "x86_64")]
 mod turns {
     use super::system_calls::{Calls, system_calls_of};
-    use std::time::Duration;
+    use super::turned::Turned;
     use underlay::backend::tcp::{EngineChoice, TcpConfig};
     use underlay::connection::{AttachRequest, CloseReason};
     use underlay::driver::{Address, ConnectionId, Core, DetachedByPeer, Driver, DriverConfig, Handler};
     use underlay::message::Message;
-    use underlay::pool::{Body, PoolConfig};
+    use underlay::pool::PoolConfig;
+    use underlay::proto::LinkId;
     use underlay::proto::handshake::Negotiated;
-    use underlay::proto::{Lane, LinkId};
-    use underlay::rpc::{
-        Client, ClientConfig, ReplyDestination, Request, Service, ServiceConfig, ServiceError,
-    };
-
-    type Echo = fn(&mut Request<'_>) -> Result<Body, ServiceError>;
-
-    struct Ends {
-        client: Client,
-        service: Service<Echo>,
-        body: Body,
-    }
+    use underlay::rpc::ReplyDestination;
 
     fn driver(engine: EngineChoice) -> DriverConfig {
         DriverConfig {
@@ -37,40 +30,9 @@ mod turns {
         }
     }
 
-    impl Ends {
-        fn open(engine: EngineChoice, place: &str) -> Self {
-            let echo: Echo = |request| Ok(request.take_body());
-            let config = ServiceConfig { driver: driver(engine), ..ServiceConfig::default() };
-            let (service, address) = Service::listen(&Address::inproc(place), "echo", config, echo).unwrap();
-            let config = ClientConfig { driver: driver(engine), ..ClientConfig::default() };
-            let mut client = Client::begin_connect(&address, config).unwrap();
-            let body = client.body(&[7; 64]).unwrap();
-            let mut ends = Self { client, service, body };
-            (0..100).for_each(|_| ends.call());
-            ends
-        }
-
-        /// A request and its reply.
-        fn call(&mut self) {
-            let body = self.client.share(&self.body).unwrap();
-            let mut call = self.client.start("echo", body, Lane::Normal, Duration::from_secs(600));
-            loop {
-                match call.try_take() {
-                    Some(reply) => return assert_eq!(reply.unwrap().body().len(), 64),
-                    None => self.turn(),
-                }
-            }
-        }
-
-        fn turn(&mut self) {
-            self.client.turn().unwrap();
-            self.service.turn().unwrap();
-        }
-    }
-
     /// What a thousand round trips, and as many turns that find nothing, take.
     fn calls(engine: EngineChoice, place: &str) -> [Calls; 2] {
-        let mut ends = Ends::open(engine, place);
+        let mut ends = Turned::open(&Address::inproc(place), &driver(engine), 64, 100);
         let busy = system_calls_of(|| (0..1000).for_each(|_| ends.call()));
         let idle = system_calls_of(|| (0..1000).for_each(|_| ends.turn()));
         [busy, idle]

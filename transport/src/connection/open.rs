@@ -157,7 +157,7 @@ impl Open {
             self.chunks.grant();
             (self.owes_keep_alive, self.owes_chunks) = (false, false);
             if is_current {
-                self.owes_acknowledgement &= streams.received.has_news();
+                self.owes_acknowledgement = self.owes_acknowledgement && streams.received.has_news();
                 streams.told();
             }
         }

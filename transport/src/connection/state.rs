@@ -640,8 +640,10 @@ fn offers_timeout(config: &ConnectionConfig) -> Duration {
 
 /// What is offered for one-sided reads has a time of its own.
 fn note_acknowledged(times: &mut Times, open: &Open, streams: &Streams, now: Timestamp) {
-    let is_kept = streams.outbox.unacknowledged() > 0 && !open.has_one_sided();
-    times.note_acknowledged(is_kept, streams.outbox.acknowledged(), now);
+    let is_kept = !open.has_one_sided() && streams.outbox.unacknowledged() > 0;
+    // Up to where matters only for what is kept.
+    let acknowledged = if is_kept { streams.outbox.acknowledged() } else { 0 };
+    times.note_acknowledged(is_kept, acknowledged, now);
 }
 
 fn local_end(parameters: &Parameters, identity: &Identity, channel: ChannelTraits) -> LocalEnd {

@@ -250,7 +250,7 @@ impl Inbox {
         match peek.kind {
             RecordKind::Control(_) => self.take_control(peek.head_bytes, budget),
             RecordKind::Chunk => self.take_chunk(peek.head_bytes, budget, pool, arrived),
-            RecordKind::Message(_) => match self.take_in_one_piece(peek.head_bytes, budget, arrived)? {
+            RecordKind::Message(_) => match self.take_in_one_piece(peek, budget, arrived)? {
                 None => self.take_message(peek.head_bytes, budget, pool, arrived),
                 taken => Ok(taken),
             },
@@ -269,15 +269,16 @@ impl Inbox {
     #[inline(always)] // as `next`
     fn take_in_one_piece(
         &mut self,
-        head_bytes: u16,
+        peek: RecordPeek,
         mut budget: FrameBudget,
         arrived: &mut Option<Message>,
     ) -> Result<Option<Parsed>, PeerMisbehaved> {
+        let head_bytes = peek.head_bytes;
         let (Some(front), Some(frame)) = (self.segments.front_mut(), &mut self.frame) else {
             return Ok(None);
         };
         let Some(bytes) = front.get(..head_bytes.into()) else { return Ok(None) };
-        let (mut head, extensions) = MessageHead::parse_here(bytes, &self.limits)?;
+        let (mut head, extensions) = MessageHead::parse_peeked(peek, bytes, &self.limits)?;
         if head.offered || head.more() || self.unfinished[head.lane.index()].is_some() {
             return Ok(None);
         }

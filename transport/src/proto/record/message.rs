@@ -68,16 +68,16 @@ impl MessageHead {
     /// # Errors
     /// Whatever the head or its extensions break.
     pub fn parse<'a>(head: &'a [u8], limits: &Limits) -> Result<(Self, Extensions<'a>), PeerMisbehaved> {
-        Self::parse_here(head, limits)
+        Self::parse_peeked(RecordPeek::of_head(head, limits)?, head, limits)
     }
 
-    /// As [`MessageHead::parse`], where a head is long enough to be worth being written to where it stays.
-    #[inline(always)]
-    pub(crate) fn parse_here<'a>(
+    /// As [`MessageHead::parse`], of a head that was peeked at, and is as long as that has said.
+    #[inline(always)] // a head is long: it is to be written to where it stays
+    pub(crate) fn parse_peeked<'a>(
+        peek: RecordPeek,
         head: &'a [u8],
         limits: &Limits,
     ) -> Result<(Self, Extensions<'a>), PeerMisbehaved> {
-        let peek = RecordPeek::of_head(head, limits)?;
         let RecordKind::Message(kind) = peek.kind else {
             return Err(PeerMisbehaved::RecordKindUnknown { kind: peek.kind.value() });
         };
@@ -108,8 +108,11 @@ impl MessageHead {
         if parsed.offered {
             return parsed.with_offer(&head[at..], at);
         }
-        let extensions = Extensions::parse(&head[at..], at, ExtensionScope::Record)?;
-        Ok((parsed, extensions))
+        let area = &head[at..];
+        if area.is_empty() {
+            return Ok((parsed, Extensions::already_checked(area)));
+        }
+        Ok((parsed, Extensions::parse(area, at, ExtensionScope::Record)?))
     }
 
     /// The extensions of a message whose body is offered: the last says where.

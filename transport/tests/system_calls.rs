@@ -95,7 +95,7 @@ mod turns {
 
     #[test]
     fn a_system_call_would_be_seen() {
-        let calls = system_calls_of(|| std::thread::yield_now());
+        let calls = system_calls_of(std::thread::yield_now);
         assert_eq!((calls.count, calls.numbers[0]), (1, libc::SYS_sched_yield as i32));
         let written = system_calls_of(|| drop(std::fs::read("/proc/self/status").unwrap()));
         assert!(written.count >= 3, "it is opened, read and closed, and all of it works: {written:?}");

@@ -13,7 +13,7 @@ use underlay::driver::DriverStats;
 /// One poll in so many asks the connection manager whether anything has happened to the channel.
 const POLLS_UNTIL_LOOK: u64 = 256;
 
-/// What that takes: it and the device are asked once each.
+/// What that takes: one wait point has the descriptors of both.
 const CALLS_OF_A_LOOK: u64 = 1;
 
 fn sum(stats: &[DriverStats; 2], figure: fn(&DriverStats) -> u64) -> u64 {

@@ -277,6 +277,10 @@ impl Inbox {
         let (Some(front), Some(frame)) = (self.segments.front_mut(), &mut self.frame) else {
             return Ok(None);
         };
+        // The last record of a frame is all that is left of it.
+        if budget.records_left() == 1 && front.len() < budget.bytes_left() as usize {
+            return Ok(None);
+        }
         let Some(bytes) = front.get(..head_bytes.into()) else { return Ok(None) };
         let (mut head, extensions) = MessageHead::parse_peeked(peek, bytes, &self.limits)?;
         if head.offered || head.more() || self.unfinished[head.lane.index()].is_some() {

@@ -98,23 +98,6 @@ impl Body {
         self.inline.len() + self.more.as_ref().map_or(0, |more| more.count)
     }
 
-    /// Copies the body to `out`, as much of it as there is room for. This is no copy that is counted: it is for bodies
-    /// below the copy break.
-    #[inline]
-    pub(crate) fn copy_to_slice(&self, out: &mut [u8]) {
-        if let [only] = &self.inline[..]
-            && only.len() == out.len()
-        {
-            return out.copy_from_slice(only);
-        }
-        let mut rest = out;
-        for segment in self.segments() {
-            let (here, behind) = rest.split_at_mut(segment.len().min(rest.len()));
-            here.copy_from_slice(&segment[..here.len()]);
-            rest = behind;
-        }
-    }
-
     /// How many bytes from `from` on can be named with at most `segments_max` segments: `bytes_max`, or less.
     pub fn bytes_in(&self, from: usize, bytes_max: usize, segments_max: usize) -> usize {
         let bytes_max = bytes_max.min(self.bytes.saturating_sub(from));

@@ -16,6 +16,7 @@ use crate::floor::relay::RelayOptions;
 use crate::floor::service::ServiceOptions;
 use crate::placement::Placement;
 use crate::plan::{Driver, Engine, Topology, Wait, Wire};
+use crate::sans_io::SansIoOptions;
 use crate::underlay::service::EchoOptions;
 use crate::verbs::VerbsOptions;
 use crate::verbs::end::EndOptions;
@@ -36,6 +37,8 @@ pub enum Command {
     Roundtrip(Box<RoundtripOptions>),
     /// Make round trips on one thread, to be counted rather than timed (see ci/counts).
     Counts(CountsOptions),
+    /// Send messages between two ends of a session without a wire, to be counted as well (see ci/counts).
+    SansIo(SansIoOptions),
     /// Measure how long calls take to go on when a broker dies, a connection is cut, or a session changes wires.
     Failover(FailoverOptions),
     /// Measure the rdma wire beside perftest, rsockets, UCX and libfabric on the same devices.

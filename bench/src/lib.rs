@@ -22,6 +22,7 @@
 //! | [`child`], [`placement`], [`cpu_time`] | processes: started, pinned, accounted for, never left behind |
 //! | [`roundtrip`], [`statistics`] | the run: rounds in seeded order, medians, paired bootstrap intervals |
 //! | [`counts`] | round trips on one thread, to be counted rather than timed |
+//! | [`sans_io`] | messages between two ends without a wire, for the same purpose |
 //! | [`failover`] | how long calls take to go on when something breaks |
 //! | [`verbs`] | ours beside the raw programs on the same RDMA devices |
 //! | [`report`], [`host`] | table, JSON and chart, and the machine they were taken on |
@@ -43,6 +44,7 @@ pub mod plan;
 pub mod rdma;
 pub mod report;
 pub mod roundtrip;
+pub mod sans_io;
 pub mod statistics;
 pub mod subject;
 pub mod underlay;

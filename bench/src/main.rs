@@ -8,7 +8,7 @@ use underlay_bench::cli::{Cli, Command, RoundtripOptions};
 use underlay_bench::error::BenchError;
 use underlay_bench::plan::Plan;
 use underlay_bench::report::{self, json::Document};
-use underlay_bench::{counts, failover, floor, roundtrip, underlay, verbs};
+use underlay_bench::{counts, failover, floor, roundtrip, sans_io, underlay, verbs};
 
 /// Exit status of a run that went well and missed a target.
 const TARGET_MISSED: u8 = 3;
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Roundtrip(options) => measure(&options),
         Command::Counts(options) => counts::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::SansIo(options) => sans_io::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Failover(options) => failover::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Verbs(options) => verbs::run(&options).map(|()| ExitCode::SUCCESS),
         Command::VerbsEnd(options) => verbs::end::run(&options).map(|()| ExitCode::SUCCESS),

@@ -1,14 +1,17 @@
 //! What a message costs on its way through the broker: no allocation, no copy of its body.
 
+#[path = "../../transport/tests/support/rdma.rs"]
+mod devices;
 mod support;
 
+use devices::Devices;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Instant;
 use support::{ClientDriver, PATIENCE, PLENTY, World, client_config, identity};
 use underlay::backend::inproc::InprocNetwork;
 use underlay::backend::tcp::EngineChoice;
-use underlay::driver::{Address, Driver};
+use underlay::driver::{Address, Driver, DriverConfig};
 use underlay::proto::record::MessageKind;
 use underlay::proto::{LinkId, ReplyAddress, ReplySecret};
 use underlay_broker::config::{ListenerSettings, QueueSettings};
@@ -70,6 +73,10 @@ struct Relay {
 
 impl Relay {
     fn new(address: Address, engine: EngineChoice) -> Self {
+        Self::of_clients(address, engine, client_config())
+    }
+
+    fn of_clients(address: Address, engine: EngineChoice, clients: DriverConfig) -> Self {
         let config = Config::builder()
             .listener(ListenerSettings::tcp("127.0.0.1:0"))
             .queue(QueueSettings::named("work"))
@@ -81,8 +88,8 @@ impl Relay {
         let broker = Broker::new(&config);
         let mut broker = Driver::on_network(driver_config, identity(0), network.clone(), broker).unwrap();
         let (_, address) = broker.parts().0.listen(&address).unwrap();
-        let requester = ClientDriver::connect(client_config(), 1, network.clone(), &address);
-        let service = ClientDriver::connect(client_config(), 2, network, &address);
+        let requester = ClientDriver::connect(clients.clone(), 1, network.clone(), &address);
+        let service = ClientDriver::connect(clients, 2, network, &address);
         let link = LinkId::FIRST;
         let mut relay = Self { broker, requester, service, link, allocated: 0 };
         relay.until(|relay| {
@@ -140,24 +147,23 @@ fn body(bytes: usize) -> Vec<u8> {
 const SIZES: [usize; 7] = [0, 1, 100, 2048, 4096, 65_536, 131_072];
 
 fn nothing_is_allocated(address: Address, engine: EngineChoice) {
-    let mut relay = Relay::new(address, engine);
+    nothing_is_allocated_by(&mut Relay::new(address, engine), &SIZES);
+}
+
+fn nothing_is_allocated_by(relay: &mut Relay, sizes: &[usize]) {
     let round = |relay: &mut Relay, times: usize| {
-        for bytes in SIZES {
+        for &bytes in sizes {
             relay.ask(&body(bytes), times, 1);
             relay.ask(&body(bytes), times, 8);
         }
     };
-    round(&mut relay, 160);
+    round(relay, 160);
     relay.allocated = 0;
-    round(&mut relay, 160);
-    assert_eq!(
-        relay.allocated,
-        0,
-        "allocations of the broker on the way of {} messages",
-        160 * 4 * SIZES.len()
-    );
+    round(relay, 160);
+    let messages = 160 * 4 * sizes.len();
+    assert_eq!(relay.allocated, 0, "allocations of the broker on the way of {messages} messages");
     let stats = relay.broker.parts().1.stats();
-    assert_eq!(stats.replies_routed, 160 * 4 * SIZES.len() as u64);
+    assert_eq!(stats.replies_routed, messages as u64);
     assert_eq!(stats.delivered, stats.replies_routed);
 }
 
@@ -181,6 +187,38 @@ fn nothing_is_allocated_over_tcp_on_epoll() {
 #[test]
 fn nothing_is_allocated_over_tcp_on_the_best_engine() {
     nothing_is_allocated(Address::tcp("127.0.0.1:0"), EngineChoice::Auto);
+}
+
+/// Between the devices that `UNDERLAY_RDMA_ADDRESSES` names.
+mod rdma {
+    use super::*;
+
+    /// What travels in frames: a body that is read by its receiver is told of in a box.
+    #[test]
+    fn nothing_is_allocated() {
+        let Some(devices) = Devices::find("rdma::nothing_is_allocated") else { return };
+        nothing_is_allocated_by(&mut relay(&devices), &[0, 1, 100, 2048, 4096, 16_384]);
+    }
+
+    #[test]
+    fn no_body_is_copied() {
+        let Some(devices) = Devices::find("rdma::no_body_is_copied") else { return };
+        let mut relay = relay(&devices);
+        for bytes in [4096, 16_384, 65_536, 131_072] {
+            relay.ask(&body(bytes), 100, 1);
+        }
+        let stats = relay.broker.stats();
+        assert_eq!((stats.pool.body_copies, stats.pool.compactions), (0, 0), "{:?}", stats.pool);
+        assert_eq!(stats.packing.bodies_by_reference + stats.packing.offers, 800);
+        assert_eq!(stats.packing.bodies_beside_head, 0);
+    }
+
+    fn relay(devices: &Devices) -> Relay {
+        let mut clients = client_config();
+        clients.rdma.source = Some(devices.connecting);
+        clients.rdma.receiver_not_ready_retry_count = 0;
+        Relay::of_clients(devices.any_port(), EngineChoice::Epoll, clients)
+    }
 }
 
 fn no_body_is_copied(engine: EngineChoice) {

@@ -18,6 +18,12 @@ pub(crate) struct Turns {
 
 #[cfg(not(feature = "simulation"))]
 impl Turns {
+    /// Whether the lanes have their turns as always.
+    #[inline(always)]
+    pub(crate) const fn are_constant() -> bool {
+        true
+    }
+
     /// As always.
     #[inline(always)]
     pub(crate) fn of_next_frame(_: impl FnOnce() -> bool) -> Self {
@@ -85,6 +91,12 @@ mod drawn {
     }
 
     impl super::Turns {
+        /// Whether the lanes have their turns as always: not while they are drawn.
+        #[inline]
+        pub(crate) fn are_constant() -> bool {
+            DRAWING.get().is_none()
+        }
+
         /// Those of the next frame. If `must_be_whole`, whoever has queued something relies on it that all that waits leaves
         /// in one frame, so no lane leaves any of it to the next.
         pub(crate) fn of_next_frame(must_be_whole: impl FnOnce() -> bool) -> Self {

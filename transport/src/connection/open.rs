@@ -157,7 +157,7 @@ impl Open {
             self.chunks.grant();
             (self.owes_keep_alive, self.owes_chunks) = (false, false);
             if is_current {
-                self.owes_acknowledgement &= streams.received.has_news();
+                self.owes_acknowledgement = self.owes_acknowledgement && streams.received.has_news();
                 streams.told();
             }
         }
@@ -188,10 +188,15 @@ impl Open {
     /// Whether something waits for the peer to grant frames, and the limit for which it waits.
     pub(super) fn waits_for_frames(&self, streams: &Streams, is_current: bool) -> (bool, u64) {
         let (outbox, frames) = (&streams.outbox, &self.windows.frames);
-        let data = is_current && outbox.waiting_messages() > 0 && frames.available() == 0;
+        let limit = self.frame_limit.position();
+        // As it nearly always is. What control may use is never less than what data may.
+        if frames.available() > 0 {
+            return (false, limit);
+        }
+        let data = is_current && outbox.waiting_messages() > 0;
         let has_control = (is_current && outbox.waiting_control() > 0) || self.has_close();
         let control = has_control && frames.available_with_reserve() == 0;
-        (data || control, self.frame_limit.position())
+        (data || control, limit)
     }
 
     /// Whether bulk waits for the peer to grant chunks, and the limit for which it waits.

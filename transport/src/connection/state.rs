@@ -132,8 +132,18 @@ impl Connection {
 /// What comes in.
 impl Connection {
     /// Takes bytes that arrived. What they mean is asked of [`Connection::poll_event`].
+    #[inline]
     pub(crate) fn handle_segment(&mut self, segment: Segment, now: Timestamp) {
         self.times.received = now;
+        if let (Ending::Running, Phase::Open(open)) = (&self.ending, &mut self.phase) {
+            return open.inbox.push(segment);
+        }
+        self.handle_other_segment(segment, now);
+    }
+
+    /// Of a connection that comes up or ends.
+    #[inline(never)]
+    fn handle_other_segment(&mut self, segment: Segment, now: Timestamp) {
         if let Ending::Ended { then, .. } = self.ending
             && then != Then::PeerClose
         {
@@ -608,14 +618,19 @@ impl Connection {
 }
 
 /// What to tell a peer that asks and asks without taking the answers, or without ever acknowledging them.
+#[inline]
 fn control_past_limit(streams: &Streams) -> Option<String> {
     let (waiting, kept) = streams.outbox.control_bytes();
+    let is_past = waiting > CONTROL_BYTES_WAITING_MAX || kept > CONTROL_BYTES_KEPT_MAX;
+    is_past.then(|| past_limit_text(waiting, kept))
+}
+
+#[cold]
+fn past_limit_text(waiting: usize, kept: usize) -> String {
     if waiting > CONTROL_BYTES_WAITING_MAX {
-        return Some(format!("{waiting} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})"));
+        return format!("{waiting} bytes of answers wait for the peer ({CONTROL_BYTES_WAITING_MAX})");
     }
-    (kept > CONTROL_BYTES_KEPT_MAX).then(|| {
-        format!("the peer has not acknowledged {kept} bytes of control records ({CONTROL_BYTES_KEPT_MAX})")
-    })
+    format!("the peer has not acknowledged {kept} bytes of control records ({CONTROL_BYTES_KEPT_MAX})")
 }
 
 /// The peer may take its time for a read, and then tell of it.
@@ -625,8 +640,10 @@ fn offers_timeout(config: &ConnectionConfig) -> Duration {
 
 /// What is offered for one-sided reads has a time of its own.
 fn note_acknowledged(times: &mut Times, open: &Open, streams: &Streams, now: Timestamp) {
-    let is_kept = streams.outbox.unacknowledged() > 0 && !open.has_one_sided();
-    times.note_acknowledged(is_kept, streams.outbox.acknowledged(), now);
+    let is_kept = !open.has_one_sided() && streams.outbox.unacknowledged() > 0;
+    // Up to where matters only for what is kept.
+    let acknowledged = if is_kept { streams.outbox.acknowledged() } else { 0 };
+    times.note_acknowledged(is_kept, acknowledged, now);
 }
 
 fn local_end(parameters: &Parameters, identity: &Identity, channel: ChannelTraits) -> LocalEnd {

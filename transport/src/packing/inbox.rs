@@ -118,6 +118,7 @@ impl Inbox {
     }
 
     /// Takes bytes that arrived.
+    #[inline]
     pub fn push(&mut self, segment: Segment) {
         self.available += segment.len();
         if !self.segments.back_mut().is_some_and(|last| last.try_join(&segment)) {
@@ -140,7 +141,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`InboxError::Peer`] ends it for good; after [`InboxError::Pool`] the same call may succeed later.
-    #[inline]
+    #[inline(always)] // into the one loop that matters: its results are long, and are looked at right there
     pub fn next(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
         match &self.frame {
             None if self.available < FRAME_HEADER_BYTES => Ok(None),
@@ -152,12 +153,17 @@ impl Inbox {
             Some(_) => {
                 let taken = self.take_record(pool, arrived);
                 if let Err(InboxError::Pool(PoolError::TooManySegments { .. })) = taken {
-                    self.join_all(pool)?;
-                    return self.take_record(pool, arrived);
+                    return self.join_and_take_record(pool, arrived);
                 }
                 taken
             }
         }
+    }
+
+    #[cold]
+    fn join_and_take_record(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
+        self.join_all(pool)?;
+        self.take_record(pool, arrived)
     }
 
     /// Makes bodies nameable that arrived in more pieces than a list can hold.
@@ -184,6 +190,7 @@ impl Inbox {
         &self.descriptor
     }
 
+    #[inline(always)] // as `next`
     fn begin_frame(&mut self, pool: &mut Pool) -> Result<Option<FrameHeader>, PeerMisbehaved> {
         if self.available < FRAME_HEADER_BYTES {
             return Ok(None);
@@ -205,6 +212,8 @@ impl Inbox {
     }
 
     /// Joins short segments while a frame is awaited and many wait; what the pool has no room for stays as it is.
+    #[cold]
+    #[inline(never)]
     fn join_waiting(&mut self, pool: &mut Pool) {
         if self.segments.len() >= self.join_at_segments {
             join_short_segments(&mut self.segments, SHORT_BELOW_BYTES, pool);
@@ -213,13 +222,17 @@ impl Inbox {
         }
     }
 
+    #[inline]
     fn end_frame(&mut self) -> Result<(), PeerMisbehaved> {
         let Some(frame) = self.frame.take() else { return Ok(()) };
-        check_padding(self.peek(frame.padding_bytes), frame.offset)?;
-        self.consume(frame.padding_bytes);
+        if frame.padding_bytes > 0 {
+            check_padding(self.peek(frame.padding_bytes), frame.offset)?;
+            self.consume(frame.padding_bytes);
+        }
         Ok(())
     }
 
+    #[inline]
     fn take_record(&mut self, pool: &mut Pool, arrived: &mut Option<Message>) -> Next {
         const PEEK_BYTES: u32 = 8;
         let limits = self.limits;
@@ -237,10 +250,14 @@ impl Inbox {
         match peek.kind {
             RecordKind::Control(_) => self.take_control(peek.head_bytes, budget),
             RecordKind::Chunk => self.take_chunk(peek.head_bytes, budget, pool, arrived),
-            RecordKind::Message(_) => self.take_message(peek.head_bytes, budget, pool, arrived),
+            RecordKind::Message(_) => match self.take_in_one_piece(peek, budget, arrived)? {
+                None => self.take_message(peek.head_bytes, budget, pool, arrived),
+                taken => Ok(taken),
+            },
         }
     }
 
+    #[inline(never)]
     fn take_control(&mut self, bytes: u16, mut budget: FrameBudget) -> Next {
         budget.take(bytes, 0)?;
         self.copy_to_scratch(bytes.into());
@@ -248,6 +265,61 @@ impl Inbox {
         Ok(Some(Parsed::Control))
     }
 
+    /// A whole message that lies in the first segment, as nearly all do. `None`, and nothing is taken, of any other.
+    #[inline(always)] // as `next`
+    fn take_in_one_piece(
+        &mut self,
+        peek: RecordPeek,
+        mut budget: FrameBudget,
+        arrived: &mut Option<Message>,
+    ) -> Result<Option<Parsed>, PeerMisbehaved> {
+        let head_bytes = peek.head_bytes;
+        let (Some(front), Some(frame)) = (self.segments.front_mut(), &mut self.frame) else {
+            return Ok(None);
+        };
+        // The last record of a frame is all that is left of it.
+        if budget.records_left() == 1 && front.len() < budget.bytes_left() as usize {
+            return Ok(None);
+        }
+        let Some(bytes) = front.get(..head_bytes.into()) else { return Ok(None) };
+        let (mut head, extensions) = MessageHead::parse_peeked(peek, bytes, &self.limits)?;
+        if head.offered || head.more() || self.unfinished[head.lane.index()].is_some() {
+            return Ok(None);
+        }
+        let padding = budget.take(head_bytes, head.body_bytes)?;
+        let body_at = usize::from(head_bytes);
+        let padding_at = body_at + head.body_bytes as usize;
+        let end = padding_at + padding;
+        if front.len() < end {
+            return Ok(None);
+        }
+        let offset = frame.offset + padding_at as u32;
+        if padding > 0 {
+            check_padding(&front[padding_at..end], offset)?;
+        }
+        let extensions_at = head.extensions_at();
+        let extensions_at = extensions_at..extensions_at + extensions.as_bytes().len();
+        let extensions = (!extensions_at.is_empty()).then(|| front.slice(extensions_at));
+        let body =
+            if padding_at > body_at { Body::from(front.slice(body_at..padding_at)) } else { Body::new() };
+        frame.budget = budget;
+        frame.offset = offset + padding as u32;
+        self.available -= end;
+        if front.len() == end {
+            self.segments.pop_front();
+        } else {
+            front.advance(end);
+        }
+        if sabotage::strikes_below(Bug::TrustLaneOrder, Some(head.lane.index())) {
+            head.lane = Lane::Bulk;
+        }
+        let is_bulk = self.rules.is_bulk(head.total_body_bytes);
+        *arrived = Some(Message { head, extensions, body, position: 0 });
+        Ok(Some(Parsed::Message { is_bulk, had_begun: false }))
+    }
+
+    /// A message that is longer, or lies in pieces.
+    #[inline(never)]
     fn take_message(
         &mut self,
         head_bytes: u16,
@@ -315,6 +387,7 @@ impl Inbox {
         Ok(Some(Parsed::Offer))
     }
 
+    #[inline(never)]
     fn take_chunk(
         &mut self,
         head_bytes: u16,
@@ -444,6 +517,8 @@ impl Inbox {
         &self.segments[0][..bytes]
     }
 
+    #[cold]
+    #[inline(never)]
     fn copy_to_scratch(&mut self, bytes: usize) {
         self.scratch.clear();
         for segment in &self.segments {

@@ -105,6 +105,22 @@ impl BufferMut {
         self.end += count as u32;
     }
 
+    /// Appends `count` zero bytes and lends them, to be written over. `None`, and nothing is appended, if there is no
+    /// room for so many.
+    #[inline]
+    pub fn lend_zeros(&mut self, count: usize) -> Option<&mut [u8]> {
+        if count > self.spare() {
+            return None;
+        }
+        let at = self.at(self.end);
+        self.end += count as u32;
+        // SAFETY: there is room for `count` bytes, which are this owner's alone, and are written before they are lent.
+        unsafe {
+            std::ptr::write_bytes(at, 0, count);
+            Some(std::slice::from_raw_parts_mut(at, count))
+        }
+    }
+
     /// Freezes what was written since the last split.
     #[inline]
     pub fn split(&mut self) -> Segment {

@@ -8,6 +8,7 @@ use super::bytes::{check_zero, put, u16_at, u32_at, u64_at};
 use super::record::{Record, RecordKind, RecordPeek};
 use super::{
     FRAME_HEADER_BYTES, LINE_BYTES, Limits, PeerMisbehaved, RECORD_ALIGN_BYTES, Stream, record_aligned,
+    whole_lines,
 };
 
 /// What a frame may hold, and which slots it may use.
@@ -117,7 +118,7 @@ impl FrameHeader {
 
 /// Bytes of a frame that holds so many bytes of records.
 pub const fn frame_bytes_for(record_bytes: u32) -> u64 {
-    (FRAME_HEADER_BYTES as u64 + record_bytes as u64).next_multiple_of(LINE_BYTES as u64)
+    whole_lines(FRAME_HEADER_BYTES + record_bytes as usize) as u64
 }
 
 fn check_frame_bytes(frame_bytes: u32, limits: &Limits) -> Result<(), PeerMisbehaved> {
@@ -186,7 +187,7 @@ impl FrameBudget {
     /// record and the header promised more bytes.
     pub fn take(&mut self, head_bytes: u16, body_bytes: u32) -> Result<usize, PeerMisbehaved> {
         let bytes = u64::from(head_bytes) + u64::from(body_bytes);
-        let padded = bytes.next_multiple_of(RECORD_ALIGN_BYTES as u64);
+        let padded = record_aligned(bytes as usize) as u64;
         self.check_bytes(padded)?;
         self.records -= 1;
         self.bytes -= padded as u32;

@@ -88,10 +88,11 @@ pub const OFFER_BYTES_MAX: usize = 64;
 
 /// Rounds up to whole lines.
 pub const fn whole_lines(bytes: usize) -> usize {
-    bytes.next_multiple_of(LINE_BYTES)
+    // A power of two.
+    (bytes + (LINE_BYTES - 1)) & !(LINE_BYTES - 1)
 }
 
 /// Rounds up to the alignment of records.
 pub const fn record_aligned(bytes: usize) -> usize {
-    bytes.next_multiple_of(RECORD_ALIGN_BYTES)
+    (bytes + (RECORD_ALIGN_BYTES - 1)) & !(RECORD_ALIGN_BYTES - 1)
 }

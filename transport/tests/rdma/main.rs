@@ -6,12 +6,20 @@
 //!
 //! Without devices each test is skipped by name; where `UNDERLAY_REQUIRE_WIRES` names `rdma`, that is a failure.
 
+#[path = "../support/allocations.rs"]
+mod allocations;
+mod costs;
 #[path = "../support/rdma.rs"]
 mod devices;
 #[path = "../sessions/ends.rs"]
 #[allow(dead_code, reason = "the tests of sessions use more of it")]
 mod ends;
 mod memlock;
+#[cfg(target_arch = "x86_64")]
+#[path = "../support/system_calls.rs"]
+mod system_calls;
+#[path = "../support/turned.rs"]
+mod turned;
 
 use devices::{Devices, INTERFACES};
 use ends::{Pair, drivers_config};

@@ -108,7 +108,8 @@ impl ControlQueue {
 
     /// Bytes of what has never left, and of what has and is kept.
     pub(super) fn sizes(&self) -> (usize, usize) {
-        let behind: usize = self.behind.iter().map(|behind| behind.record.len()).sum();
+        let behind =
+            if self.behind.is_empty() { 0 } else { self.behind.iter().map(|it| it.record.len()).sum() };
         (self.bytes.len() - self.start - self.left_bytes + behind, self.left_bytes)
     }
 

@@ -3,11 +3,12 @@
 //! An outbox belongs to a session and outlives its connections. What has left is kept until the peer has acknowledged
 //! it, and leaves again, in the same order, when the session goes on over another connection: each of its streams is a
 //! queue with a cursor (`lane`, `control`), and a replay only sets the cursors back. `plan` decides what goes into the
-//! next frame, `write` writes it.
+//! next frame, `write` writes it; `short` does both for the frame that most sends are.
 
 mod control;
 mod lane;
 mod plan;
+mod short;
 mod write;
 
 use super::{Offers, PackingRules, PackingStats};
@@ -273,20 +274,40 @@ impl Outbox {
             && gather.len() < BATCH_BYTES_MAX
             && gather.room() > SEGMENTS_IN_FRAME_MAX + 2
         {
+            let packed = match self.plan_short(windows) {
+                Some(short) => self.write_short(&short, windows, announcement, pool, gather).map(|()| true),
+                None => self.fill_planned(windows, announcement, pool, gather),
+            };
+            if !packed? {
+                break;
+            }
+            frames += 1;
+        }
+        Ok(frames)
+    }
+
+    /// Appends one frame of any kind; false if nothing may go.
+    #[inline(never)] // apart from the frame that most sends are, which would carry the weight of all others
+    fn fill_planned(
+        &mut self,
+        windows: &mut Windows,
+        announcement: &mut Announcement<'_>,
+        pool: &mut Pool,
+        gather: &mut GatherList,
+    ) -> Result<bool, PoolError> {
+        loop {
             if self.control.has_behind() {
                 self.control.release(self.positions());
             }
             let plan = self.plan(windows);
             if plan.records == 0 {
-                break;
+                return Ok(false);
             }
-            if self.join_scattered(&plan, pool)? {
-                continue;
+            if !self.join_scattered(&plan, pool)? {
+                self.write(&plan, windows, announcement, pool, gather)?;
+                return Ok(true);
             }
-            self.write(&plan, windows, announcement, pool, gather)?;
-            frames += 1;
         }
-        Ok(frames)
     }
 
     /// Appends one control frame, even if no record waits: it carries the announcement. False if no slot is left.

@@ -10,7 +10,7 @@ use crate::proto::{FRAME_HEADER_BYTES, LANES, LINE_BYTES, Lane};
 
 /// What one frame writes at most into the buffer for heads, whatever the packet's size: its header, heads, short
 /// bodies and all zeros. The header, and the zeros of the last line, come on top.
-const HEADS_IN_FRAME_MAX: usize = BUFFER_BYTES_MAX - FRAME_HEADER_BYTES - LINE_BYTES;
+pub(super) const HEADS_IN_FRAME_MAX: usize = BUFFER_BYTES_MAX - FRAME_HEADER_BYTES - LINE_BYTES;
 
 /// What goes into the next frame.
 #[derive(Debug, Default)]

@@ -244,7 +244,8 @@ impl Outbox {
         self.stats.frame_bytes += u64::from(header.frame_bytes());
     }
 
-    fn header(
+    #[inline]
+    pub(super) fn header(
         &mut self,
         kind: FrameKind,
         records: usize,
@@ -268,7 +269,8 @@ impl Outbox {
     }
 
     /// The buffer for heads, with room for `bytes` more.
-    fn take_heads(&mut self, bytes: usize, pool: &mut Pool) -> Result<BufferMut, PoolError> {
+    #[inline]
+    pub(super) fn take_heads(&mut self, bytes: usize, pool: &mut Pool) -> Result<BufferMut, PoolError> {
         if let Some(mut heads) = self.heads.take()
             && (heads.restart() || heads.spare() >= bytes)
             && heads.spare() >= bytes

@@ -4,9 +4,8 @@ use super::{MessageKind, RecordKind, RecordPeek, check_flags};
 use crate::proto::bytes::{array_at, put, u16_at, u32_at, u64_at};
 use crate::proto::extension::{ExtensionScope, Extensions};
 use crate::proto::{
-    CorrelationId, EncodeError, HEAD_BYTES_MAX, Incarnation, LINE_BYTES, Lane, Limits, LinkId,
-    MESSAGE_HEAD_BYTES, MessageNumber, Origin, PeerMisbehaved, RECORD_ALIGN_BYTES, ReplyAddress,
-    record_aligned,
+    CorrelationId, EncodeError, HEAD_BYTES_MAX, Incarnation, Lane, Limits, LinkId, MESSAGE_HEAD_BYTES,
+    MessageNumber, Origin, PeerMisbehaved, RECORD_ALIGN_BYTES, ReplyAddress, record_aligned, whole_lines,
 };
 
 const REDELIVERED: u16 = 1 << 0;
@@ -68,9 +67,17 @@ impl MessageHead {
     ///
     /// # Errors
     /// Whatever the head or its extensions break.
-    #[inline]
     pub fn parse<'a>(head: &'a [u8], limits: &Limits) -> Result<(Self, Extensions<'a>), PeerMisbehaved> {
-        let peek = RecordPeek::of_head(head, limits)?;
+        Self::parse_peeked(RecordPeek::of_head(head, limits)?, head, limits)
+    }
+
+    /// As [`MessageHead::parse`], of a head that was peeked at, and is as long as that has said.
+    #[inline(always)] // a head is long: it is to be written to where it stays
+    pub(crate) fn parse_peeked<'a>(
+        peek: RecordPeek,
+        head: &'a [u8],
+        limits: &Limits,
+    ) -> Result<(Self, Extensions<'a>), PeerMisbehaved> {
         let RecordKind::Message(kind) = peek.kind else {
             return Err(PeerMisbehaved::RecordKindUnknown { kind: peek.kind.value() });
         };
@@ -101,8 +108,11 @@ impl MessageHead {
         if parsed.offered {
             return parsed.with_offer(&head[at..], at);
         }
-        let extensions = Extensions::parse(&head[at..], at, ExtensionScope::Record)?;
-        Ok((parsed, extensions))
+        let area = &head[at..];
+        if area.is_empty() {
+            return Ok((parsed, Extensions::already_checked(area)));
+        }
+        Ok((parsed, Extensions::parse(area, at, ExtensionScope::Record)?))
     }
 
     /// The extensions of a message whose body is offered: the last says where.
@@ -176,47 +186,93 @@ impl MessageHead {
         }
         let room = out.len();
         let head = out.get_mut(..head_bytes).ok_or(EncodeError::NoRoom { needed: head_bytes, room })?;
-        let (fixed, rest) = head.split_at_mut(MESSAGE_HEAD_BYTES);
-        fixed.copy_from_slice(&self.fixed_part(head_bytes as u16));
+        let (fixed, rest) =
+            head.split_first_chunk_mut().ok_or(EncodeError::NoRoom { needed: head_bytes, room })?;
+        let Self { lane_sequence, body_bytes, total_body_bytes, offered, .. } = *self;
+        let numbers = Numbers { lane_sequence, body_bytes, total_body_bytes, offered };
+        self.put_fixed_part(&numbers, head_bytes as u16, fixed);
+        self.put_rest(extensions, rest);
+        Ok(head_bytes)
+    }
+
+    /// As [`MessageHead::encode_into`] of a head that fills all of `out`, for a whole message with this number and a body
+    /// of so many bytes: nothing has to be copied to say that.
+    #[inline]
+    pub(crate) fn encode_whole_into(
+        &self,
+        lane_sequence: u64,
+        body_bytes: u32,
+        extensions: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), EncodeError> {
+        let head_bytes = out.len();
+        let min = self.head_bytes_needed(extensions.len());
+        let refused = EncodeError::HeadBytes { head_bytes, min, max: HEAD_BYTES_MAX };
+        if head_bytes < min || head_bytes > HEAD_BYTES_MAX || !head_bytes.is_multiple_of(RECORD_ALIGN_BYTES) {
+            return Err(refused);
+        }
+        let (fixed, rest) = out.split_first_chunk_mut().ok_or(refused)?;
+        let whole =
+            Numbers { lane_sequence, body_bytes, total_body_bytes: body_bytes.into(), offered: false };
+        self.put_fixed_part(&whole, head_bytes as u16, fixed);
+        self.put_rest(extensions, rest);
+        Ok(())
+    }
+
+    #[inline]
+    fn put_fixed_part(&self, numbers: &Numbers, head_bytes: u16, out: &mut [u8; MESSAGE_HEAD_BYTES]) {
+        put(out, 0, [self.kind as u8, self.lane as u8]);
+        put(out, 2, self.flags(numbers).to_le_bytes());
+        put(out, 4, head_bytes.to_le_bytes());
+        put(out, 6, [self.hop_count, self.attempt]);
+        put(out, 8, numbers.body_bytes.to_le_bytes());
+        put(out, 12, self.link.map_or(0, LinkId::value).to_le_bytes());
+        put(out, 16, numbers.lane_sequence.to_le_bytes());
+        put(out, 24, self.origin.0.to_le_bytes());
+        put(out, 32, self.message_number.0.to_le_bytes());
+        put(out, 40, self.correlation_id.0.to_le_bytes());
+        put(out, 48, self.deadline_us.unwrap_or(0).to_le_bytes());
+        put(out, 52, self.incarnation.0.to_le_bytes());
+        put(out, 56, numbers.total_body_bytes.to_le_bytes());
+    }
+
+    /// What is behind the fixed part: the reply address, the extensions, and zeros.
+    #[inline]
+    fn put_rest(&self, extensions: &[u8], rest: &mut [u8]) {
         let mut at = 0;
         if let Some(address) = &self.reply_address {
             put(rest, 0, address.0);
             at = REPLY_ADDRESS_BYTES;
         }
         let (written, padding) = rest[at..].split_at_mut(extensions.len());
-        written.copy_from_slice(extensions);
-        padding.fill(0);
-        Ok(head_bytes)
+        if !extensions.is_empty() {
+            written.copy_from_slice(extensions);
+        }
+        if !padding.is_empty() {
+            padding.fill(0);
+        }
     }
 
-    fn fixed_part(&self, head_bytes: u16) -> [u8; MESSAGE_HEAD_BYTES] {
-        let mut out = [0; MESSAGE_HEAD_BYTES];
-        put(&mut out, 0, [self.kind as u8, self.lane as u8]);
-        put(&mut out, 2, self.flags().to_le_bytes());
-        put(&mut out, 4, head_bytes.to_le_bytes());
-        put(&mut out, 6, [self.hop_count, self.attempt]);
-        put(&mut out, 8, self.body_bytes.to_le_bytes());
-        put(&mut out, 12, self.link.map_or(0, LinkId::value).to_le_bytes());
-        put(&mut out, 16, self.lane_sequence.to_le_bytes());
-        put(&mut out, 24, self.origin.0.to_le_bytes());
-        put(&mut out, 32, self.message_number.0.to_le_bytes());
-        put(&mut out, 40, self.correlation_id.0.to_le_bytes());
-        put(&mut out, 48, self.deadline_us.unwrap_or(0).to_le_bytes());
-        put(&mut out, 52, self.incarnation.0.to_le_bytes());
-        put(&mut out, 56, self.total_body_bytes.to_le_bytes());
-        out
-    }
-
-    fn flags(&self) -> u16 {
-        let flag = |set: bool, bit: u16| if set { bit } else { 0 };
+    #[inline]
+    fn flags(&self, numbers: &Numbers) -> u16 {
+        let flag = |set: bool, bit: u16| u16::from(set) * bit;
+        let more = numbers.total_body_bytes > u64::from(numbers.body_bytes) && !numbers.offered;
         flag(self.redelivered, REDELIVERED)
             | flag(self.reply_address.is_some(), REPLY_ADDRESS)
-            | flag(self.more(), MORE)
+            | flag(more, MORE)
             | flag(self.failure, FAILURE)
             | flag(self.deadline_us.is_some(), DEADLINE)
             | flag(self.copies, COPIES)
-            | flag(self.offered, OFFERED)
+            | flag(numbers.offered, OFFERED)
     }
+}
+
+/// What a hop says anew in the head of each message that it sends.
+struct Numbers {
+    lane_sequence: u64,
+    body_bytes: u32,
+    total_body_bytes: u64,
+    offered: bool,
 }
 
 /// How long a head of `needed` bytes should be made, if it begins `frame_offset` bytes into its frame:
@@ -233,7 +289,7 @@ pub const fn padded_head_bytes(
 ) -> usize {
     const WORTH_ALIGNING_BYTES: usize = 1024;
     let needed = record_aligned(needed);
-    let padded = (frame_offset + needed).next_multiple_of(LINE_BYTES) - frame_offset;
+    let padded = whole_lines(frame_offset + needed) - frame_offset;
     if body_bytes < WORTH_ALIGNING_BYTES || padded > head_bytes_max { needed } else { padded }
 }
 

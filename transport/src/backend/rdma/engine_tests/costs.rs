@@ -1,6 +1,13 @@
-//! What a message costs, counted: posts, completions, system calls, registrations, copies.
+//! What a message costs, counted: posts, completions, system calls, registrations, copies, allocations.
 
+use super::allocations::ALLOCATIONS;
 use super::*;
+use crate::message::Message;
+use crate::packing::{Announcement, Offers, Outbox, PackingRules, Windows};
+use crate::proto::Parameters;
+use crate::proto::credit::SendWindow;
+use crate::proto::record::MessageKind;
+use crate::proto::serial::Received;
 
 /// So many posts, requests and completions since the last time.
 fn spent(end: &End) -> (usize, usize, usize) {
@@ -65,6 +72,130 @@ fn under_load_a_list_is_one_post() {
     let (posts, requests, completions) = spent(&rig.ends[0]);
     assert!(requests >= 400_000 / 17_408 && posts * 4 <= requests, "{posts} posts for {requests} requests");
     assert!(completions * 2 <= requests, "{completions} completions for {requests} requests");
+}
+
+/// So many messages that wait together, packed as a session packs them for a path that carries 4 KiB whole.
+fn packed(end: &mut End, messages: usize, bytes: usize) -> GatherList {
+    let parameters = Parameters { packet_bytes: 4096, ..Parameters::default() };
+    let mut outbox = Outbox::new(PackingRules::new(&parameters), messages, u64::MAX);
+    for _ in 0..messages {
+        let body = end.pool.copy_body(&content(bytes)).unwrap();
+        outbox.push(Message::new(MessageKind::Message, body)).map_err(|(full, _)| full).unwrap();
+    }
+    let mut windows = Windows {
+        frames: SendWindow::new(u64::MAX, 8),
+        chunks: SendWindow::new(u64::MAX, 0),
+        offers: Offers::default(),
+    };
+    let mut received = Received::default();
+    let mut says = Announcement { frame_limit: 0, chunk_limit: 0, received: &mut received };
+    let mut gather = GatherList::new();
+    outbox.fill(&mut windows, &mut says, &mut end.pool, &mut gather).unwrap();
+    assert_eq!(outbox.waiting_messages(), 0, "they leave together");
+    gather
+}
+
+/// At most one post and one completion a message at each end, whatever its size; and less under load, where messages
+/// share frames, frames share sends, and sends share posts.
+#[test]
+fn eager_messages_that_wait_together_share_posts_and_completions() {
+    for (bytes, messages, shared_by) in [(64, 256, 16), (1024, 64, 8), (4096, 24, 3), (16_384, 12, 1)] {
+        let (mut rig, near, far) = Rig::connected();
+        // A window begins small, and the peer grows it once it is used.
+        for _ in 0..10 {
+            rig.pass((0, near), (1, far), &content(400_000));
+            rig.ends.iter_mut().for_each(|end| end.said.clear());
+        }
+        rig.rounds(3);
+        for end in &rig.ends {
+            spent(end);
+        }
+        let mut gather = packed(&mut rig.ends[0], messages, bytes);
+        let sent = gather.len();
+        rig.ends[0].engine().send(near, &mut gather).unwrap();
+        rig.until(|rig| rig.ends[1].received(far).len() == sent && rig.ends[0].has_sent(near));
+        let (posts, requests, completions) = spent(&rig.ends[0]);
+        let (told, _, taken) = spent(&rig.ends[1]);
+        assert!(requests * shared_by <= messages, "{requests} sends for {messages} of {bytes} bytes");
+        assert!(posts * shared_by.max(2) <= messages, "{posts} posts for {messages} of {bytes} bytes");
+        assert!(completions * shared_by.max(2) <= messages, "{completions} for {messages} of {bytes} bytes");
+        // Here the peer has nothing to send, so it tells of its credit by itself; that is posted and taken, too.
+        let answered = told.max(1);
+        assert!(taken <= requests + answered, "{taken} completions for {requests} sends");
+        assert!(told * 2 <= messages, "{told} posts to tell of credit for {messages} of {bytes} bytes");
+    }
+}
+
+/// What the engine itself allocates in `act`, apart from the fake device and the counting.
+fn allocations_of(end: &mut End, act: impl FnOnce(&mut End)) -> u64 {
+    end.asked.borrow_mut().allocations = 0;
+    let before = ALLOCATIONS.get();
+    act(end);
+    ALLOCATIONS.get() - before - end.asked.borrow().allocations
+}
+
+#[test]
+fn sending_and_receiving_allocate_nothing_after_warm_up() {
+    for bytes in [64, 1024, 16_384, 40_000] {
+        let (mut rig, near, far) = Rig::connected();
+        let mut gather = GatherList::new();
+        let mut allocated = 0;
+        for message in 0..120 {
+            for ([from, to], [here, there]) in [([0, 1], [near, far]), ([1, 0], [far, near])] {
+                for part in content(bytes).chunks(16 << 10) {
+                    let segment = rig.ends[from].segment(part);
+                    gather.push(segment);
+                }
+                let mut here_allocated = allocations_of(&mut rig.ends[from], |end| {
+                    end.engine().send(here, &mut gather).unwrap();
+                });
+                let mut is_done = false;
+                while !is_done {
+                    for end in &mut rig.ends {
+                        here_allocated += allocations_of(end, End::poll);
+                    }
+                    rig.network.run_until_quiet();
+                    is_done = rig.ends[to].received(there).len() == bytes && rig.ends[from].has_sent(here);
+                }
+                rig.ends.iter_mut().for_each(|end| end.said.clear());
+                // Lists grow to what the load needs, and are kept.
+                allocated += if message < 60 { 0 } else { here_allocated };
+            }
+        }
+        assert_eq!(allocated, 0, "{bytes} bytes");
+    }
+}
+
+/// A relay hands on what has come from where it came: no byte of it is touched.
+#[test]
+fn what_arrived_is_sent_on_from_the_receive_buffer() {
+    let mut rig = Rig::new(FakeNetwork::in_turn(), 3);
+    let place = rig.ends[1].listen().1;
+    let (near, relay_near) = rig.connect(0, 1, &place);
+    let place = rig.ends[2].listen().1;
+    let (relay_far, far) = rig.connect(1, 2, &place);
+    for bytes in [4096, 12_000, 16_384] {
+        rig.ends[0].send(near, &content(bytes)).unwrap();
+        rig.until(|rig| rig.ends[1].received(relay_near).len() == bytes);
+        let mut gather = GatherList::new();
+        let said = std::mem::take(&mut rig.ends[1].said);
+        for event in said {
+            if let WireEvent::Received { segment, .. } = event {
+                gather.push(segment);
+            }
+        }
+        let came: Vec<_> =
+            gather.segments().iter().map(|segment| (segment.as_ptr() as u64, segment.len() as u32)).collect();
+        spent(&rig.ends[1]);
+        rig.ends[1].engine().send(relay_far, &mut gather).unwrap();
+        let left: Vec<_> =
+            rig.ends[1].asked.borrow().parts.iter().map(|part| (part.address, part.bytes)).collect();
+        assert_eq!(left, came, "{bytes} bytes");
+        rig.until(|rig| rig.ends[2].received(far).len() == bytes && rig.ends[1].has_sent(relay_far));
+        assert_eq!(rig.ends[2].received(far), content(bytes));
+        assert_eq!(rig.ends[1].pool.stats().body_copies, 0);
+        rig.ends.iter_mut().for_each(|end| end.said.clear());
+    }
 }
 
 #[test]

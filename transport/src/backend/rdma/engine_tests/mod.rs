@@ -7,6 +7,8 @@
 //!
 //! What it must never know: how the fake does what it does.
 
+#[path = "../../../../tests/support/allocations.rs"]
+mod allocations;
 mod coming_up;
 mod costs;
 mod devices;

@@ -1,5 +1,6 @@
 //! An end of the fake network that keeps count of what is asked of it.
 
+use super::allocations::ALLOCATIONS;
 use crate::backend::rdma::verbs::fake::FakeVerbs;
 use crate::backend::rdma::verbs::*;
 use std::cell::RefCell;
@@ -24,6 +25,8 @@ pub(super) struct Asked {
     pub(super) event_looks: usize,
     /// Memory that was registered, and how often.
     pub(super) registrations: usize,
+    /// What the fake, and this count, have allocated while something was posted or polled: no business of the engine.
+    pub(super) allocations: u64,
     /// Identifiers that were destroyed.
     pub(super) destroyed: Vec<Identifier>,
 }
@@ -39,6 +42,15 @@ impl Watched {
     pub(super) fn new(verbs: FakeVerbs) -> (Self, Rc<RefCell<Asked>>) {
         let asked = Rc::new(RefCell::new(Asked::default()));
         (Self { verbs, asked: Rc::clone(&asked) }, asked)
+    }
+
+    /// Does what the engine asks for, and keeps apart what that allocates.
+    fn apart<T>(&mut self, act: impl FnOnce(&mut FakeVerbs, &mut Asked) -> T) -> T {
+        let before = ALLOCATIONS.get();
+        let mut asked = self.asked.borrow_mut();
+        let outcome = act(&mut self.verbs, &mut asked);
+        asked.allocations += ALLOCATIONS.get() - before;
+        outcome
     }
 }
 
@@ -100,8 +112,10 @@ impl Verbs for Watched {
     }
 
     fn take_event(&mut self) -> io::Result<Option<Event>> {
-        self.asked.borrow_mut().event_looks += 1;
-        self.verbs.take_event()
+        self.apart(|verbs, asked| {
+            asked.event_looks += 1;
+            verbs.take_event()
+        })
     }
 
     fn has_let_go_of_receives(&mut self, identifier: Identifier) -> bool {
@@ -198,29 +212,29 @@ impl Verbs for Watched {
     }
 
     unsafe fn post(&mut self, identifier: Identifier, requests: &[Request<'_>]) -> Posted {
-        // SAFETY: as the caller says.
-        let posted = unsafe { self.verbs.post(identifier, requests) };
-        let mut asked = self.asked.borrow_mut();
-        asked.posts += 1;
-        asked.requests += posted.count;
-        let parts = requests[..posted.count].iter().flat_map(|request| request.parts);
-        asked.parts.extend(parts);
-        drop(asked);
-        posted
+        self.apart(|verbs, asked| {
+            // SAFETY: as the caller says.
+            let posted = unsafe { verbs.post(identifier, requests) };
+            asked.posts += 1;
+            asked.requests += posted.count;
+            let parts = requests[..posted.count].iter().flat_map(|request| request.parts);
+            asked.parts.extend(parts);
+            posted
+        })
     }
 
     unsafe fn post_receives(&mut self, device: Device, receives: &[Receive<'_>]) -> Posted {
         // SAFETY: as the caller says.
-        unsafe { self.verbs.post_receives(device, receives) }
+        self.apart(|verbs, _| unsafe { verbs.post_receives(device, receives) })
     }
 
     fn take_completions(&mut self, device: Device, into: &mut [Completion]) -> io::Result<usize> {
-        let count = self.verbs.take_completions(device, into)?;
-        let mut asked = self.asked.borrow_mut();
-        asked.takes += usize::from(count > 0);
-        asked.completions.extend(&into[..count]);
-        drop(asked);
-        Ok(count)
+        self.apart(|verbs, asked| {
+            let count = verbs.take_completions(device, into)?;
+            asked.takes += usize::from(count > 0);
+            asked.completions.extend(&into[..count]);
+            Ok(count)
+        })
     }
 
     fn arm(&mut self, device: Device) -> io::Result<()> {

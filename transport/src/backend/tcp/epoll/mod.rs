@@ -3,7 +3,8 @@
 //! Readiness is level-triggered: what was not read is reported again, in turn with the others, so that no channel is
 //! forgotten and none starves the rest. A send is tried at once, and waits for the socket only if that did not take
 //! everything; either way it is in flight, and holds its segments, until a poll reports it. With few channels, a poll
-//! does not ask but tries their sockets, which saves a system call a message.
+//! does not ask but tries their sockets, which saves a system call a message. Without a channel it asks now and then, for
+//! the listeners' sake, and without listeners never: a driver whose channels are all on other wires pays nothing.
 //!
 //! Life cycle is in `control`, moving bytes in `data`, the buffers to receive into in `stock`, the kernel's interface in
 //! `readiness`.
@@ -34,7 +35,7 @@ use stock::Stock;
 /// Up to so many channels, a poll tries each socket instead of asking which is ready.
 const FEW_CHANNELS: usize = 4;
 
-/// Every so many polls of that kind, listeners and the like are looked at as well.
+/// Every so many polls of that kind, or without a channel, listeners and the like are looked at as well.
 const POLLS_UNTIL_LOOK: u32 = 16;
 
 /// The longest sleep while a listener waits for a descriptor.
@@ -167,14 +168,18 @@ impl Wire for EpollEngine {
         self.report_written();
         self.stock.replenish(pool);
         self.retry_accepting();
-        if self.tries_sockets() {
-            self.polls_since_look += 1;
-            for channel in self.few.clone() {
-                self.receive(channel);
+        match self.attention() {
+            Attention::None => {}
+            Attention::Channels => {
+                self.polls_since_look += 1;
+                for channel in self.few.clone() {
+                    self.receive(channel);
+                }
             }
-        } else {
-            self.polls_since_look = 0;
-            self.look()?;
+            Attention::All => {
+                self.polls_since_look = 0;
+                self.look()?;
+            }
         }
         self.stock.replenish(pool);
         events.append(&mut self.events);
@@ -182,12 +187,33 @@ impl Wire for EpollEngine {
     }
 }
 
+/// What a poll looks at.
+enum Attention {
+    /// Nothing, so it makes no system call.
+    None,
+    /// The sockets of the channels.
+    Channels,
+    /// Whatever the kernel says is ready.
+    All,
+}
+
 impl EpollEngine {
-    fn tries_sockets(&self) -> bool {
-        self.readiness.is_empty()
-            && !self.few.is_empty()
-            && self.waiting_for_room == 0
-            && self.polls_since_look < POLLS_UNTIL_LOOK
+    fn attention(&mut self) -> Attention {
+        // What a sleep has found is known already.
+        if !self.readiness.is_empty() {
+            return Attention::All;
+        }
+        if self.channels.len() == 0 {
+            // Descriptors of others end sleeps; here they tell nothing.
+            if self.listeners.is_empty() || self.polls_since_look + 1 < POLLS_UNTIL_LOOK {
+                self.polls_since_look += u32::from(!self.listeners.is_empty());
+                return Attention::None;
+            }
+            return Attention::All;
+        }
+        let tries_sockets =
+            !self.few.is_empty() && self.waiting_for_room == 0 && self.polls_since_look < POLLS_UNTIL_LOOK;
+        if tries_sockets { Attention::Channels } else { Attention::All }
     }
 
     /// How long a sleep may be, given what nobody will wake it for.

@@ -54,6 +54,10 @@ pub struct RdmaConfig {
     pub receiver_not_ready_retry_count: u8,
     /// How long the resolution of an address, and that of the route to it, may take. Default 2 s each.
     pub resolve_timeout: Duration,
+    /// How long a channel that is closed, or that has failed, waits until its device has done what was posted, or says
+    /// that it does not. 1 ms to 600 s. Default 5 s: what was sent may still have to be acknowledged. After it, the channel
+    /// ends all the same, and what the peer has not got by then it does not get.
+    pub close_timeout: Duration,
     /// How many connections may wait to be accepted, for each listener. Default 1,024; the kernel cuts it to its
     /// own limit (`net.rdma_ucm.max_backlog`).
     pub backlog: u32,
@@ -74,6 +78,7 @@ impl Default for RdmaConfig {
             acknowledgement_timeout: None,
             receiver_not_ready_retry_count: 6,
             resolve_timeout: Duration::from_secs(2),
+            close_timeout: Duration::from_secs(5),
             backlog: 1024,
         }
     }
@@ -100,6 +105,8 @@ impl RdmaConfig {
         }
         let timeout_ms = u64::try_from(self.resolve_timeout.as_millis()).unwrap_or(u64::MAX);
         check("resolve_timeout (ms)", timeout_ms, 1, 600_000)?;
+        let timeout_ms = u64::try_from(self.close_timeout.as_millis()).unwrap_or(u64::MAX);
+        check("close_timeout (ms)", timeout_ms, 1, 600_000)?;
         check("backlog", self.backlog.into(), 1, 1 << 16)
     }
 }

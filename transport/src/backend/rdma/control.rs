@@ -20,6 +20,7 @@ use crate::pool::Pool;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 /// The most parts of one send. Frames have few; the rest of a long list goes into the next send.
 pub(super) const PARTS_MAX: u32 = 8;
@@ -108,6 +109,7 @@ impl<V: Verbs> Engine<V> {
                 if is_empty {
                     self.flushed(channel);
                 } else {
+                    self.closing.push_back((Instant::now(), channel));
                     self.flush(channel);
                 }
             }
@@ -565,6 +567,8 @@ impl<V: Verbs> Engine<V> {
         let _ = self.verbs.disconnect(identifier);
         if !has_regions || self.post_last(channel).is_err() {
             self.finish(channel);
+        } else {
+            self.closing.push_back((Instant::now(), channel));
         }
     }
 
@@ -606,6 +610,28 @@ impl<V: Verbs> Engine<V> {
         let _ = self.verbs.disconnect(identifier);
         if is_done || self.post_last(channel).is_err() {
             self.finish(channel);
+        } else {
+            self.closing.push_back((Instant::now(), channel));
+        }
+    }
+
+    /// Ends channels that have waited too long for what is posted. Destroying the queue pair lets go of it.
+    #[cold]
+    pub(super) fn end_overdue(&mut self) {
+        while let Some(&(since, channel)) = self.closing.front() {
+            let is_over = self.channels.at(channel).is_none();
+            if !is_over && since.elapsed() < self.config.close_timeout {
+                return;
+            }
+            self.closing.pop_front();
+            if !is_over {
+                let timeout = self.config.close_timeout;
+                tracing::warn!(
+                    ?timeout,
+                    "an RDMA channel ends with requests that its device neither does nor gives back"
+                );
+                self.end_at_once(channel, io::Error::other("it was not done within close_timeout"));
+            }
         }
     }
 

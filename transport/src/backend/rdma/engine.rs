@@ -58,6 +58,8 @@ pub(super) struct Engine<V: Verbs> {
     pub(super) busy: Vec<Channel>,
     /// Channels that come up or go down.
     pub(super) unsettled: usize,
+    /// Channels that wait for what is posted, and since when, the longest first. They may have ended since.
+    pub(super) closing: VecDeque<(Instant, Channel)>,
     /// What the connection manager has told and nobody has looked at.
     pub(super) pending: VecDeque<Event>,
     /// For what bodies in many pieces are described by; made when the first one is.
@@ -184,6 +186,7 @@ impl<V: Verbs> Engine<V> {
             events: Vec::new(),
             busy: Vec::new(),
             unsettled: 0,
+            closing: VecDeque::new(),
             pending: VecDeque::new(),
             tables: None,
             leaving: Vec::new(),
@@ -207,6 +210,9 @@ impl<V: Verbs> Engine<V> {
             self.forget_abandoned_memory();
         }
         self.polls_until_look -= 1;
+        if !self.closing.is_empty() {
+            self.end_overdue();
+        }
         if std::mem::take(&mut self.has_put_off) {
             self.catch_up(pool);
         }
@@ -251,8 +257,13 @@ impl<V: Verbs> Engine<V> {
     /// that has refused a request does not say when it would take it. It holds until the next call of anything here.
     pub(super) fn sleep_max(&self) -> Option<Duration> {
         let is_waiting = !self.busy.is_empty() || self.devices.iter().any(|device| device.is_short);
-        let may_linger = (!self.lingering.is_empty()).then_some(LINGERING_SLEEP_MAX);
-        if is_waiting { Some(SHORT_SLEEP_MAX) } else { may_linger.or(self.removal.sleep_max()) }
+        if is_waiting {
+            return Some(SHORT_SLEEP_MAX);
+        }
+        let lingers = (!self.lingering.is_empty()).then_some(LINGERING_SLEEP_MAX);
+        let left = |(since, _): &(Instant, _)| self.config.close_timeout.saturating_sub(since.elapsed());
+        let closes = self.closing.front().map(left);
+        [lingers, closes, self.removal.sleep_max()].into_iter().flatten().min()
     }
 
     /// Lets go of slabs whose pools are gone. Nobody tells of these.

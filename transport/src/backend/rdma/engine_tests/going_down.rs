@@ -1,6 +1,7 @@
 //! How channels end: error state, drain, destroy, then free; by either end, in every phase.
 
 use super::*;
+use std::time::{Duration, Instant};
 
 #[test]
 fn what_was_sent_before_a_close_arrives_before_it_ends() {
@@ -39,6 +40,33 @@ fn a_refused_last_request_does_not_cut_what_was_sent() {
     assert!(matches!(rig.end_of(0, near), ChannelEnd::Local));
     rig.end_of(1, far);
     assert_eq!(rig.ends[1].received(far), content(50_000));
+    rig.assert_empty();
+}
+
+/// A network on which nothing moves, and a device that does not find out: the channel ends by itself.
+#[test]
+fn a_close_that_nobody_answers_ends_within_close_timeout() {
+    let configs = [RdmaConfig { close_timeout: Duration::from_millis(20), ..config() }, config()];
+    let mut rig = Rig::with(FakeNetwork::in_turn(), &configs);
+    let place = rig.ends[1].listen().1;
+    let (near, far) = rig.connect(0, 1, &place);
+    rig.rounds(3);
+    rig.ends[0].send(near, b"never acknowledged").unwrap();
+    rig.ends[0].engine().close(near);
+    rig.ends[0].poll();
+    assert!(
+        rig.ends[0].said.iter().all(|event| !matches!(event, WireEvent::Closed { .. })),
+        "it is waited for"
+    );
+    assert!(rig.ends[0].engine().sleep_max().is_some_and(|most| most <= Duration::from_millis(20)));
+    let began = Instant::now();
+    while rig.ends[0].engine().channels.len() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "it waits for ever");
+        std::thread::sleep(Duration::from_millis(1));
+        rig.ends[0].poll();
+    }
+    assert!(matches!(rig.end_of(0, near), ChannelEnd::Local));
+    rig.end_of(1, far);
     rig.assert_empty();
 }
 

@@ -1,21 +1,26 @@
 //! Processes are killed with `kill -9` under load.
 
-use crate::cast::{Cast, figures, restart_broker, start_broker, wait_for_figure};
+use crate::cast::{Cast, Fault, figures, wait_for_figure};
 use crate::part::{Calls, Outcome, Role, Times};
+use crate::stage::Stage;
+use nix::sys::signal::Signal;
 use std::cell::{Cell, RefCell};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Who died is known at once, because its kernel closes its connections; what it had is waited for until then.
 const TIMES: Times = Times { idle_timeout_ms: 2_000, session_expiry_ms: 300, failover_after_ms: 200 };
 
-#[test]
-fn brokers_that_are_killed_leave_in_doubt_only_what_was_on_its_way_through_them() {
-    let first = RefCell::new(Some(start_broker("127.0.0.1:0", TIMES)));
-    let second = RefCell::new(Some(start_broker("127.0.0.1:0", TIMES)));
-    let address =
-        |broker: &RefCell<Option<crate::process::Process>>| broker.borrow().as_ref().unwrap().address.clone();
-    let addresses = [address(&first), address(&second)];
-    let mut cast =
-        Cast::new("brokers killed with kill -9", &[&addresses[0], &addresses[1]], TIMES, Calls::Mixed);
+/// Time for all that clients have on their way to come to a service that answers nothing.
+const WHILE: Duration = Duration::from_millis(150);
+
+pub(crate) fn brokers_that_are_killed_leave_in_doubt_only_what_was_on_its_way_through_them(stage: &Stage) {
+    let (times, messages) = (stage.times(TIMES), stage.messages(1_000));
+    let brokers = [stage.broker(times), stage.broker(times)];
+    let addresses = [0, 1].map(|place: usize| brokers[place].addresses[0].clone());
+    let [first, second] = brokers.map(|broker| RefCell::new(Some(broker)));
+    let both = [&*addresses[0], &addresses[1]];
+    let mut cast = Cast::new("brokers killed with kill -9", stage, &both, times, Calls::Mixed);
     cast.service();
     cast.client(Role::Client);
     cast.client(Role::Client);
@@ -23,11 +28,11 @@ fn brokers_that_are_killed_leave_in_doubt_only_what_was_on_its_way_through_them(
         // Dropping a broker is killing it.
         let kill_first = |_: &mut Cast| drop(first.take());
         let kill_second = |_: &mut Cast| drop(second.take());
-        cast.under_load(1_000, &[&kill_first]);
-        first.replace(Some(restart_broker(&addresses[0], TIMES)));
+        cast.under_load(messages, &[&kill_first]);
+        first.replace(Some(stage.broker_again(&addresses[0], times)));
         cast.is_back_at(&addresses[0]);
-        cast.under_load(1_000, &[&kill_second]);
-        second.replace(Some(restart_broker(&addresses[1], TIMES)));
+        cast.under_load(messages, &[&kill_second]);
+        second.replace(Some(stage.broker_again(&addresses[1], times)));
         cast.is_back_at(&addresses[1]);
     }
     let ledger = cast.ledger();
@@ -41,18 +46,27 @@ fn brokers_that_are_killed_leave_in_doubt_only_what_was_on_its_way_through_them(
     assert_eq!(ledger.repeated().count(), 0);
 }
 
-#[test]
-fn services_that_are_killed_are_stood_in_for_by_others() {
-    let broker = start_broker("127.0.0.1:0", TIMES);
-    let mut cast = Cast::new("services killed with kill -9", &[&broker.address], TIMES, Calls::Once);
+pub(crate) fn services_that_are_killed_are_stood_in_for_by_others(stage: &Stage) {
+    let times = stage.times(TIMES);
+    let broker = stage.broker(times);
+    let mut cast =
+        Cast::new("services killed with kill -9", stage, &[&broker.addresses[0]], times, Calls::Once);
     cast.service();
     cast.service();
     cast.client(Role::Client);
     cast.client(Role::Client);
     let deaths = Cell::new(0_u32);
     let kill = |cast: &mut Cast| deaths.set(deaths.get() | 1 << cast.kill_service(0));
-    for _ in 0..5 {
-        cast.under_load(1_500, &[&kill]);
+    // It dies of what it is given while it can handle nothing, so that some is left for certain.
+    let stop_and_kill = |cast: &mut Cast| {
+        cast.services[0].signal(Signal::SIGSTOP);
+        sleep(stage.time(WHILE));
+        kill(cast);
+    };
+    for round in 0..5 {
+        // The others die at work, which may be done before they are.
+        let fault: Fault<'_> = if round % 2 == 0 { &stop_and_kill } else { &kill };
+        cast.under_load(stage.messages(1_500), &[fault]);
         cast.service();
     }
     let ledger = cast.ledger();

@@ -274,8 +274,13 @@ impl Cast {
         for (part, log) in &self.dead {
             ledger.add_service(part.number, log);
         }
-        println!("{ledger}  took          {:.1} s", self.started.elapsed().as_secs_f64());
+        println!("{ledger}  took          {}", self.took());
         ledger
+    }
+
+    /// How long it has taken so far.
+    pub(crate) fn took(&self) -> String {
+        format!("{:.1} s", self.started.elapsed().as_secs_f64())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::cast::{Cast, Fault, figures};
 use crate::devices::{INTERFACES, Link};
-use crate::ledger::Ledger;
 use crate::part::{Calls, Role, Times};
 use crate::process::Process;
 use crate::proxy::{Fate, Proxy};
@@ -23,7 +22,9 @@ const SILENCE: Duration = Duration::from_millis(1_600);
 const MOMENT: Duration = Duration::from_millis(60);
 
 /// Nothing in doubt, nothing twice, each client's requests in order; and the faults were faults.
-fn is_unharmed(ledger: &Ledger, broker: Process, interruptions_least: u64) {
+fn is_unharmed(cast: &mut Cast, broker: Process, interruptions_least: u64) {
+    cast.actors().for_each(|actor| actor.wait_for_connection(true));
+    let ledger = cast.ledger();
     let names = [
         "sessions.interrupted",
         "sessions.resumed",
@@ -48,7 +49,7 @@ pub(crate) fn connections_that_are_cut_leave_nothing_in_doubt(stage: &Stage) {
         Way::Proxied(proxy) => cut_by(proxy, &mut cast),
         Way::Linked(link, _) => cut_at(link, &way, &mut cast),
     };
-    is_unharmed(&cast.ledger(), broker, cuts);
+    is_unharmed(&mut cast, broker, cuts);
 }
 
 /// By a proxy, which can be cut at any byte, refuse, and keep silent.
@@ -95,12 +96,10 @@ fn cut_at(link: &Link, way: &Way, cast: &mut Cast) -> u64 {
     };
     let (there, back) = (lose(INTERFACES[1], MOMENT), lose(INTERFACES[0], MOMENT));
     let half_there = lose(INTERFACES[0], SILENCE);
-    for _ in 0..2 {
-        cast.under_load(1_000, &[&cut, &there, &cut, &back, &half_there]);
-    }
-    cast.under_load(150, &[]);
-    // Each of them all three.
-    12
+    cast.under_load(600, &[&cut, &there, &cut, &back, &half_there]);
+    cast.under_load(100, &[]);
+    // The cuts, which all three have to notice.
+    6
 }
 
 pub(crate) fn connections_killed_by_the_kernel_leave_nothing_in_doubt(stage: &Stage) {
@@ -131,11 +130,11 @@ pub(crate) fn connections_killed_by_the_kernel_leave_nothing_in_doubt(stage: &St
                     link.renew_device(place);
                 }
             });
-            cast.under_load(1_000, &[&listening, &connecting, &listening, &connecting]);
+            cast.under_load(600, &[&listening, &connecting, &listening, &connecting]);
             12
         }
     };
-    is_unharmed(&cast.ledger(), broker, least);
+    is_unharmed(&mut cast, broker, least);
 }
 
 fn cast(name: &'static str, stage: &Stage, address: &str, times: Times) -> Cast {

@@ -14,7 +14,7 @@ const TIMES: Times = Times { idle_timeout_ms: 6_000, session_expiry_ms: 60_000, 
 const PRODUCERS: u32 = 2;
 const ROUNDS: u32 = 3;
 /// Of each producer, before the link is cut, and again before it comes back.
-const MESSAGES: u32 = 400;
+const MESSAGES: u32 = 300;
 
 pub(crate) fn sessions_move_to_tcp_and_back_under_load(stage: &Stage) {
     let broker = Process::start(&broker_config(&[&stage.any_port(), ANY_TCP], TIMES), &[]);
@@ -42,16 +42,16 @@ pub(crate) fn sessions_move_to_tcp_and_back_under_load(stage: &Stage) {
     let interrupted: Vec<usize> = actors.iter_mut().map(|actor| interruptions(actor.log())).collect();
     println!("ledger of sessions that change wires\n  produced      {produced}\n{ledger}");
     println!("  each resumed  over {}", wires.join(", "));
-    println!("  interrupted   {interrupted:?} times");
+    println!("  interrupted   {interrupted:?} times\n  took          {}", cast.took());
     drop(actors);
     let names = ["messages_in", "delivered", "settled", "depth"].map(|name| format!("queue.work.{name}"));
     let [messages_in, delivered, settled, depth] = &names;
-    let figures: [u64; 7] = figures(
-        broker,
-        [messages_in, delivered, settled, depth, "broker.redelivered", "sessions.resumed", "sessions.duplicates"],
-    );
-    let moves = wires.len() as u64 * u64::from(PRODUCERS + 1);
-    assert_eq!(figures[..6], [produced, produced, produced, 0, 0, moves]);
+    let [redelivered, resumed, moved] = ["broker.redelivered", "sessions.resumed", "sessions.moved"];
+    let names = [messages_in, delivered, settled, depth, redelivered, resumed, moved];
+    let [messages_in, delivered, settled, depth, redelivered, resumed, moved] = figures(broker, names);
+    assert_eq!([messages_in, delivered, settled, depth, redelivered], [produced, produced, produced, 0, 0]);
+    // A broker that had not noticed yet that a connection was lost saw a move.
+    assert_eq!(resumed + moved, wires.len() as u64 * u64::from(PRODUCERS + 1));
     ledger.is_each_once_and_in_order(produced);
     // The way back interrupts nothing.
     assert!(interrupted.iter().all(|&times| times == ROUNDS as usize), "{interrupted:?}");

@@ -93,7 +93,7 @@ impl Stage {
 
     /// How many messages stand for so many over TCP.
     pub(crate) fn messages(&self, messages: u32) -> u32 {
-        if self.is_rdma() { messages / 4 } else { messages }
+        if self.is_rdma() { messages / 8 } else { messages }
     }
 }
 

@@ -75,7 +75,8 @@ impl Link {
     /// makes it again.
     pub(crate) fn renew_device(&self, place: usize) {
         let device = format!("rxe{place}");
-        run(Command::new("rdma").args(["link", "delete", &device]));
+        // A process that held it would be waited for for ever.
+        run(Command::new("timeout").args(["30", "rdma", "link", "delete", &device]));
         run(Command::new("rdma").args(["link", "add", &device, "type", "rxe", "netdev", INTERFACES[place]]));
     }
 }

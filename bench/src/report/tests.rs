@@ -128,7 +128,9 @@ fn rdma_is_paired_with_each_engine_of_tcp() {
     let found: Vec<_> = document
         .wires
         .iter()
-        .map(|wire| (wire.size, wire.engine.as_str(), wire.p50_rdma_over_tcp, wire.ci95, wire.cpu_rdma_over_tcp))
+        .map(|wire| {
+            (wire.size, wire.engine.as_str(), wire.p50_rdma_over_tcp, wire.ci95, wire.cpu_rdma_over_tcp)
+        })
         .collect();
     let of = |size| [(size, "io_uring", 0.9, [0.9, 0.9], 0.9), (size, "epoll", 0.72, [0.72, 0.72], 0.72)];
     assert_eq!(found, [of(1024), of(65_536)].concat());
@@ -138,7 +140,16 @@ fn rdma_is_paired_with_each_engine_of_tcp() {
     let value: Value = serde_json::from_str(&document.to_json().unwrap()).unwrap();
     assert_eq!(
         keys(&value["wires"][0]),
-        ["ci95", "cpu_ci95", "cpu_rdma_over_tcp", "driver", "engine", "p50_rdma_over_tcp", "placement", "size"]
+        [
+            "ci95",
+            "cpu_ci95",
+            "cpu_rdma_over_tcp",
+            "driver",
+            "engine",
+            "p50_rdma_over_tcp",
+            "placement",
+            "size"
+        ]
     );
     assert_eq!(super::ratios::document(&plan(&[]), host(), self::document(&[]).runs).wires, []);
 }

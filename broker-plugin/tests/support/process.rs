@@ -59,7 +59,8 @@ impl Process {
         let listeners = config.matches("[[listener]]").count();
         let stdout = BufReader::new(child.stdout.as_mut().unwrap());
         let lines: Vec<String> = stdout.lines().take(listeners).map(Result::unwrap).collect();
-        let place = |line: &String| line.split_whitespace().find(|word| word.contains("://")).map(str::to_owned);
+        let place =
+            |line: &String| line.split_whitespace().find(|word| word.contains("://")).map(str::to_owned);
         let addresses: Vec<String> = lines.iter().filter_map(place).collect();
         let (Some(line), Some(first)) = (lines.first(), addresses.first()) else {
             child.wait().unwrap();

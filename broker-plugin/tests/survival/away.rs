@@ -59,22 +59,28 @@ pub(crate) fn messages_to_a_peer_that_is_away_are_pushed_back(stage: &Stage) {
     producer.state().writable.clear();
     // The peer is back: what was taken comes, once and in order, and nothing else.
     way.pass();
-    // The producer has to go on: some of it may wait there still.
-    let end = Instant::now() + PATIENCE;
-    while (consumer.state().received.len() as u64) < taken {
-        let arrived = consumer.state().received.len();
-        assert!(Instant::now() < end, "of {taken} have arrived {arrived}");
-        producer.driver.turn().unwrap();
-        consumer.driver.turn().unwrap();
-        std::thread::yield_now();
-    }
+    arrive(&mut producer, &mut consumer, taken);
     for (number, message) in consumer.state().received.iter().enumerate() {
         assert_eq!(message.body.to_vec()[..8], (number as u64).to_le_bytes());
     }
     producer.run_until(|client| !client.writable.is_empty());
     offer(&mut producer, link, taken).unwrap();
-    producer.driver.turn().unwrap();
-    consumer.run_until(|client| client.received.len() as u64 > taken);
+    arrive(&mut producer, &mut consumer, taken + 1);
+}
+
+/// Until so many have arrived. The producer goes on, too: some of it may wait there still.
+fn arrive(producer: &mut ClientDriver, consumer: &mut ClientDriver, messages: u64) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let arrived = consumer.state().received.len() as u64;
+        if arrived >= messages {
+            return;
+        }
+        assert!(Instant::now() < end, "of {messages} have arrived {arrived}");
+        producer.driver.turn().unwrap();
+        consumer.driver.turn().unwrap();
+        std::thread::yield_now();
+    }
 }
 
 fn connect(stage: &Stage, number: u8, address: &str) -> ClientDriver {
@@ -85,7 +91,8 @@ fn connect(stage: &Stage, number: u8, address: &str) -> ClientDriver {
         config.pool.bytes_max = 512 << 20;
     }
     config.connection.parameters.idle_timeout_ms = TIMES.idle_timeout_ms;
-    let mut client = ClientDriver::connect(config, number, InprocNetwork::new(), &address.parse::<Address>().unwrap());
+    let mut client =
+        ClientDriver::connect(config, number, InprocNetwork::new(), &address.parse::<Address>().unwrap());
     client.run_until(|client| client.connection.is_some());
     client
 }

@@ -101,7 +101,9 @@ impl Actor {
     /// Waits until its session has gone on over these wires in turn, in all.
     pub(crate) fn wait_for_moves(&mut self, wires: &[&str]) {
         let wire = |line: &'_ str| Some(line.split_once("event resumed over ")?.1.to_owned());
-        self.wait_until(&format!("going on over {wires:?}"), |log| log.lines().filter_map(wire).eq(wires.iter().copied()));
+        self.wait_until(&format!("going on over {wires:?}"), |log| {
+            log.lines().filter_map(wire).eq(wires.iter().copied())
+        });
     }
 
     /// Waits until its log is as it is to be.

@@ -53,7 +53,10 @@ pub(crate) fn what_was_produced_is_settled_whoever_dies(stage: &Stage) {
     for consumer in &mut consumers {
         ledger.add(consumer.part.number, consumer.log());
     }
-    println!("ledger of messages one way\n  produced and held by the broker {produced}\n{ledger}\n  took {}", cast.took());
+    println!(
+        "ledger of messages one way\n  produced and held by the broker {produced}\n{ledger}\n  took {}",
+        cast.took()
+    );
     drop((producers, consumers));
     let names = ["messages_in", "delivered", "settled", "depth"].map(|name| format!("queue.work.{name}"));
     let names = names.iter().map(String::as_str);

@@ -13,7 +13,8 @@ use std::time::Duration;
 const TIMES: Times = Times { idle_timeout_ms: 800, session_expiry_ms: 300, failover_after_ms: 200 };
 
 /// Nobody gives up anybody.
-const PATIENT: Times = Times { idle_timeout_ms: 20_000, session_expiry_ms: 20_000, failover_after_ms: 20_000 };
+const PATIENT: Times =
+    Times { idle_timeout_ms: 20_000, session_expiry_ms: 20_000, failover_after_ms: 20_000 };
 
 /// Others still wait.
 const SHORT: Duration = Duration::from_millis(200);

@@ -231,8 +231,8 @@ impl Part {
     }
 }
 
-/// Has a driver connect from this address, find out at once about a send that has no receive request, and begin in no
-/// time. An emulated machine may take a while to connect.
+/// Has a driver connect from this address and find out at once about a send that has no receive request. It has few of
+/// those, so that it starts quickly and comes to their end; and an emulated machine may take its time to connect.
 pub(crate) fn over_rdma(config: &mut DriverConfig, source: Option<IpAddr>) {
     config.rdma.source = source;
     config.rdma.receiver_not_ready_retry_count = 0;

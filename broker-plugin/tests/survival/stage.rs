@@ -140,7 +140,7 @@ impl Way {
         }
     }
 
-    /// Carries nothing from now on, and says so to nobody. Over a link that is for the one at the other end, who reads nothing.
+    /// Carries nothing from now on, and tells nobody. A link does carry: there it is for the one at its end to be away.
     pub(crate) fn hang(&self) {
         if let Self::Proxied(proxy) = self {
             proxy.set(Fate::Hangs);

@@ -37,10 +37,12 @@ pub(crate) fn messages_to_a_peer_that_is_away_are_pushed_back(stage: &Stage) {
     way.hang();
     let before = resident_bytes(&broker);
     let (mut taken, mut refused) = (0_u64, BTreeMap::new());
-    // A slow machine takes longer to fill the queue.
-    let (mut offered, end) = (0, Instant::now() + PATIENCE);
-    while offered < offers || (taken <= QUEUED_MAX && Instant::now() < end) {
-        match offer(&mut producer, link, taken) {
+    // A slow machine takes longer to fill the queue. At the end it has been pushed back, and so is told when it may go on.
+    let (mut offered, mut is_pushed_back, end) = (0, false, Instant::now() + PATIENCE);
+    while offered < offers || ((taken <= QUEUED_MAX || !is_pushed_back) && Instant::now() < end) {
+        let outcome = offer(&mut producer, link, taken);
+        is_pushed_back = outcome.is_err();
+        match outcome {
             Ok(()) => taken += 1,
             Err(reason) => *refused.entry(reason).or_insert(0_u64) += 1,
         }

@@ -24,7 +24,8 @@ pub(crate) fn brokers_that_are_killed_leave_in_doubt_only_what_was_on_its_way_th
     cast.service();
     cast.client(Role::Client);
     cast.client(Role::Client);
-    for _ in 0..5 {
+    let rounds = stage.rounds(5);
+    for _ in 0..rounds {
         // Dropping a broker is killing it.
         let kill_first = |_: &mut Cast| drop(first.take());
         let kill_second = |_: &mut Cast| drop(second.take());
@@ -41,7 +42,7 @@ pub(crate) fn brokers_that_are_killed_leave_in_doubt_only_what_was_on_its_way_th
     }
     ledger.adds_up();
     assert_eq!(ledger.count(Outcome::NotSent), 0, "there was always another broker");
-    assert!(ledger.events("failed over") >= 5, "no client noticed");
+    assert!(ledger.events("failed over") >= u64::from(rounds), "no client noticed");
     // The one service lives, so nothing at all is handled twice: copies are told apart, and no other is sent again.
     assert_eq!(ledger.repeated().count(), 0);
 }
@@ -63,7 +64,8 @@ pub(crate) fn services_that_are_killed_are_stood_in_for_by_others(stage: &Stage)
         sleep(stage.time(WHILE));
         kill(cast);
     };
-    for round in 0..5 {
+    let rounds = stage.rounds(5);
+    for round in 0..rounds {
         // The others die at work, which may be done before they are.
         let fault: Fault<'_> = if round % 2 == 0 { &stop_and_kill } else { &kill };
         cast.under_load(stage.messages(1_500), &[fault]);
@@ -71,7 +73,7 @@ pub(crate) fn services_that_are_killed_are_stood_in_for_by_others(stage: &Stage)
     }
     let ledger = cast.ledger();
     // One that was killed with nothing to do has held nothing up.
-    wait_for_figure(&broker, "sessions.expired", 5);
+    wait_for_figure(&broker, "sessions.expired", rounds.into());
     let names =
         ["broker.redelivered", "broker.redeliveries_exhausted", "sessions.expired", "broker.messages_in"];
     let [redelivered, exhausted, expired, _] = figures(broker, names);
@@ -81,7 +83,7 @@ pub(crate) fn services_that_are_killed_are_stood_in_for_by_others(stage: &Stage)
         (0, 0),
         "the broker kept them"
     );
-    assert_eq!((expired, exhausted), (5, 0));
+    assert_eq!((expired, exhausted), (rounds.into(), 0));
     assert!(redelivered > 0, "they were killed with nothing to do");
     assert_eq!(ledger.events("interrupted"), 0, "nobody else noticed");
     let is_dead = |service: u32| deaths.get() & 1 << service != 0;

@@ -12,7 +12,7 @@ use crate::stage::{ANY_TCP, Stage, Way, broker_config};
 const TIMES: Times = Times { idle_timeout_ms: 6_000, session_expiry_ms: 60_000, failover_after_ms: 1_000 };
 
 const PRODUCERS: u32 = 2;
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 2;
 /// Of each producer, before the link is cut, and again before it comes back.
 const MESSAGES: u32 = 300;
 

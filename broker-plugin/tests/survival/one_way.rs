@@ -18,7 +18,7 @@ const ROUNDS: u32 = 5;
 const MESSAGES: u32 = 1_000;
 
 pub(crate) fn what_was_produced_is_settled_whoever_dies(stage: &Stage) {
-    let (times, messages) = (stage.times(TIMES), stage.messages(MESSAGES));
+    let (times, messages, rounds) = (stage.times(TIMES), stage.messages(MESSAGES), stage.rounds(ROUNDS));
     let broker = stage.broker(times);
     let Some(way) = stage.way(&broker) else { return };
     let cast = Cast::new("messages one way", stage, &[&way.address()], times, Calls::Once);
@@ -27,7 +27,7 @@ pub(crate) fn what_was_produced_is_settled_whoever_dies(stage: &Stage) {
     let mut producers: Vec<Actor> =
         (1..=PRODUCERS).map(|number| Actor::start(cast.part(Role::Producer, number))).collect();
     let mut ledger = Ledger::default();
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         // Every second one dies of what it was given while it could handle nothing, so that some is left for certain;
         // the others die at work, which may be done before they are.
         if round % 2 == 1 {
@@ -46,10 +46,10 @@ pub(crate) fn what_was_produced_is_settled_whoever_dies(stage: &Stage) {
             producer.wait_until(&held, |log| log.lines().any(|line| line == held));
         }
     }
-    let produced = u64::from(PRODUCERS * messages * ROUNDS);
+    let produced = u64::from(PRODUCERS * messages * rounds);
     wait_for_figure(&broker, "queue.work.settled", produced);
     // One that died with nothing unsettled has held nothing up: its session may still be waiting for it.
-    wait_for_figure(&broker, "sessions.expired", u64::from(ROUNDS));
+    wait_for_figure(&broker, "sessions.expired", u64::from(rounds));
     for consumer in &mut consumers {
         ledger.add(consumer.part.number, consumer.log());
     }
@@ -66,10 +66,10 @@ pub(crate) fn what_was_produced_is_settled_whoever_dies(stage: &Stage) {
     let [messages_in, delivered, settled, depth, redelivered, resumed, _, expired] = figures(broker, names);
     assert_eq!((messages_in, settled, depth), (produced, produced, 0));
     assert_eq!(delivered, produced + redelivered, "each was given once, and again as often as it went back");
-    assert_eq!(expired, u64::from(ROUNDS), "of those that died");
-    assert!(redelivered > 0 && resumed >= u64::from(ROUNDS), "{redelivered} {resumed}");
+    assert_eq!(expired, u64::from(rounds), "of those that died");
+    assert!(redelivered > 0 && resumed >= u64::from(rounds), "{redelivered} {resumed}");
     // Those with the lowest numbers died.
-    ledger.is_each_once_but_for_the_dead(produced, ROUNDS);
+    ledger.is_each_once_but_for_the_dead(produced, rounds);
 }
 
 /// Who has handled which message, and whether it was marked as redelivered.

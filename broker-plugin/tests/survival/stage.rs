@@ -91,6 +91,11 @@ impl Stage {
         }
     }
 
+    /// How often something is done here that is done so often over TCP.
+    pub(crate) fn rounds(&self, rounds: u32) -> u32 {
+        if self.is_rdma() { rounds.div_ceil(2) } else { rounds }
+    }
+
     /// How many messages stand for so many over TCP.
     pub(crate) fn messages(&self, messages: u32) -> u32 {
         if self.is_rdma() { messages / 8 } else { messages }

@@ -68,7 +68,8 @@ pub(crate) fn a_service_that_is_stopped_for_long_is_stood_in_for_and_comes_back(
     let broker = stage.broker(times);
     let mut cast = cast("a service stopped for long", stage, &[&broker], (times, Calls::Once), 2);
     let stop = |cast: &mut Cast| stop_service(stage, cast, LONG);
-    for _ in 0..2 {
+    let rounds = stage.rounds(2);
+    for _ in 0..rounds {
         cast.under_load(stage.messages(1_000), &[&stop]);
         cast.services[0].is_back_at(&broker.addresses[0]);
     }
@@ -81,7 +82,7 @@ pub(crate) fn a_service_that_is_stopped_for_long_is_stood_in_for_and_comes_back(
         (0, 0),
         "the broker kept them"
     );
-    assert!(expired >= 2 && redelivered > 0, "{expired} {redelivered}");
+    assert!(expired >= rounds.into() && redelivered > 0, "{expired} {redelivered}");
     for (request, handled) in ledger.repeated() {
         // What the stopped one had received it goes on with, and cannot know better. The other one is told.
         let is_explained = handled.len() == 2
@@ -107,7 +108,8 @@ pub(crate) fn a_broker_that_is_stopped_for_long_is_left_for_another(stage: &Stag
     let (first, second) = (stage.broker(times), stage.broker(times));
     let mut cast = cast("a broker stopped for long", stage, &[&first, &second], (times, Calls::Mixed), 1);
     let stop = |_: &mut Cast| stop(stage, &first, LONG);
-    for _ in 0..2 {
+    let rounds = stage.rounds(2);
+    for _ in 0..rounds {
         cast.under_load(stage.messages(750), &[&stop]);
         cast.is_back_at(&first.addresses[0]);
     }
@@ -118,7 +120,7 @@ pub(crate) fn a_broker_that_is_stopped_for_long_is_left_for_another(stage: &Stag
     }
     ledger.adds_up();
     assert_eq!(ledger.count(Outcome::NotSent), 0, "there was always another broker");
-    assert!(ledger.events("failed over") >= 2, "no client noticed");
+    assert!(ledger.events("failed over") >= u64::from(rounds), "no client noticed");
     // The one service lives: copies are told apart, and no other request is sent again.
     assert_eq!(ledger.repeated().count(), 0);
 }

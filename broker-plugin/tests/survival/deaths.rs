@@ -78,15 +78,18 @@ pub(crate) fn services_that_are_killed_are_stood_in_for_by_others(stage: &Stage)
         ["broker.redelivered", "broker.redeliveries_exhausted", "sessions.expired", "broker.messages_in"];
     let [redelivered, exhausted, expired, _] = figures(broker, names);
     ledger.adds_up();
-    assert_eq!(
-        (ledger.count(Outcome::Unknown), ledger.count(Outcome::NotSent)),
-        (0, 0),
-        "the broker kept them"
-    );
+    assert_eq!(ledger.count(Outcome::NotSent), 0, "the broker kept them");
     assert_eq!((expired, exhausted), (rounds.into(), 0));
     assert!(redelivered > 0, "they were killed with nothing to do");
     assert_eq!(ledger.events("interrupted"), 0, "nobody else noticed");
     let is_dead = |service: u32| deaths.get() & 1 << service != 0;
+    // Over TCP the kernel delivers what a process had sent before it died. Over RDMA the replies behind a long one, which
+    // the broker is reading, die with it, and what says that their requests were handled may have gone ahead.
+    assert!(stage.is_rdma() || ledger.count(Outcome::Unknown) == 0, "the broker kept them");
+    for (request, handled) in ledger.in_doubt() {
+        let is_explained = matches!(handled, [it] if is_dead(it.service));
+        assert!(is_explained, "{request:?} is in doubt, and was handled by {handled:?}");
+    }
     for (request, handled) in ledger.repeated() {
         // The last one lives, or died with it, too; all others are dead, and all but the first knew.
         let (marked, living) = handled.iter().fold((0, 0), |(marked, living), it| {

@@ -27,7 +27,7 @@ pub(crate) const QUEUE: &str = "work";
 const WINDOW: usize = 64;
 
 /// Longer than any fault lasts: a call that ends for this was lost.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,12 +232,11 @@ impl Part {
 }
 
 /// Has a driver connect from this address and find out at once about a send that has no receive request. It has few of
-/// those, so that it starts quickly and comes to their end; and an emulated machine may take its time to connect.
+/// those, so that it starts quickly and comes to their end.
 pub(crate) fn over_rdma(config: &mut DriverConfig, source: Option<IpAddr>) {
     config.rdma.source = source;
     config.rdma.receiver_not_ready_retry_count = 0;
     config.rdma.receive_slots_max = 256;
-    config.session.attempt_timeout = Duration::from_secs(2);
 }
 
 /// The calls that have ended, after a while at most.

@@ -59,14 +59,14 @@ pub enum Command {
 /// Options of `roundtrip`.
 #[derive(Debug, Clone, Args)]
 pub struct RoundtripOptions {
-    /// Wire under test.
-    #[arg(long, value_enum, default_value = "tcp")]
-    pub wire: Wire,
+    /// Wires under test; several take their turns in each round.
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "tcp")]
+    pub wire: Vec<Wire>,
     /// With --wire rdma: where broker (or service) and, if it is another address, the others are, as addresses of RDMA
     /// devices [default: those of this machine's devices].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub rdma_addresses: Vec<IpAddr>,
-    /// How TCP is driven; with --wire rdma only auto, or none.
+    /// How TCP is driven; with --wire rdma alone only auto, or none.
     #[arg(long, value_enum, default_value = "auto")]
     pub engine: EngineChoice,
     /// Through a broker, or from client to service without one.

@@ -79,7 +79,7 @@ pub enum Engine {
     IoUring,
     /// By epoll.
     Epoll,
-    /// By the verbs of RDMA, the one way for that wire; TCP, which only connects nothing then, by what there is.
+    /// By the verbs of RDMA, the one way for that wire.
     #[value(skip)]
     Verbs,
 }
@@ -92,6 +92,15 @@ impl Engine {
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
             Self::Verbs => "verbs",
+        }
+    }
+
+    /// The wire that it drives.
+    #[must_use]
+    pub fn wire(self) -> Wire {
+        match self {
+            Self::IoUring | Self::Epoll => Wire::Tcp,
+            Self::Verbs => Wire::Rdma,
         }
     }
 }
@@ -244,8 +253,6 @@ pub struct FloorPlan {
 /// A whole run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The wire under test.
-    pub wire: Wire,
     /// Where the ends of a run over RDMA are, one or two addresses; if none, at those of this machine's devices.
     pub rdma_addresses: Vec<IpAddr>,
     /// Ways of driving it, each a system of its own.
@@ -311,7 +318,6 @@ impl Plan {
                 .max(options.warmup.min(10)),
         };
         Ok(Self {
-            wire: options.wire,
             rdma_addresses: options.rdma_addresses.clone(),
             engines,
             may_skip_engines: options.engine == EngineChoice::Auto,
@@ -376,31 +382,60 @@ pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
     histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
 }
 
-/// The ways of driving the wire, and whether what is said of it suits it.
+/// The ways of driving the wires, in the order of these, and whether what is said of them suits them.
 fn engines(options: &RoundtripOptions) -> Result<Vec<Engine>, BenchError> {
-    let given = &options.rdma_addresses;
-    match (options.wire, options.engine) {
-        (Wire::Tcp, _) if !given.is_empty() => Err(BenchError::refuse(
-            "rdma-addresses",
-            given[0],
-            "has no meaning without --wire rdma",
-            "add it, or leave the addresses out",
-        )),
-        (Wire::Rdma, _) if given.len() > 2 => Err(BenchError::refuse(
-            "rdma-addresses",
-            given[2],
-            "is one too many: a run has two ends",
-            "name where the broker is, and then from where the others connect",
-        )),
-        (Wire::Tcp, engine) => Ok(engine.engines().to_vec()),
-        (Wire::Rdma, EngineChoice::Auto) => Ok(vec![Engine::Verbs]),
-        (Wire::Rdma, EngineChoice::None) => Ok(Vec::new()),
-        (Wire::Rdma, engine) => Err(BenchError::refuse(
+    let (wires, given) = (&options.wire, &options.rdma_addresses);
+    check_wires(options)?;
+    match (wires.contains(&Wire::Rdma), &given[..]) {
+        (false, [first, ..]) => {
+            return Err(BenchError::refuse(
+                "rdma-addresses",
+                first,
+                "has no meaning without --wire rdma",
+                "add it, or leave the addresses out",
+            ));
+        }
+        (true, [_, _, third, ..]) => {
+            return Err(BenchError::refuse(
+                "rdma-addresses",
+                third,
+                "is one too many: a run has two ends",
+                "name where the broker is, and then from where the others connect",
+            ));
+        }
+        _ => {}
+    }
+    let of = |wire: &Wire| match (wire, options.engine) {
+        (Wire::Tcp, engine) => engine.engines(),
+        (Wire::Rdma, EngineChoice::None) => &[],
+        (Wire::Rdma, _) => &[Engine::Verbs],
+    };
+    Ok(wires.iter().flat_map(of).copied().collect())
+}
+
+/// Each wire is named once, and what drives TCP and what is connected to only where it is meant.
+fn check_wires(options: &RoundtripOptions) -> Result<(), BenchError> {
+    let wires = &options.wire;
+    if let Some(twice) = wires.iter().enumerate().find(|(place, wire)| wires[..*place].contains(wire)) {
+        let name = twice.1.name();
+        return Err(BenchError::refuse("wire", name, "is named twice", "name each wire once"));
+    }
+    if !wires.contains(&Wire::Tcp) && !matches!(options.engine, EngineChoice::Auto | EngineChoice::None) {
+        return Err(BenchError::refuse(
             "engine",
-            engine.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned()),
+            options.engine.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned()),
             "drives TCP, and this run is over --wire rdma, which is driven by verbs",
             "leave it out",
+        ));
+    }
+    match &options.connect {
+        Some(at) if wires.len() > 1 => Err(BenchError::refuse(
+            "connect",
+            at,
+            "is one address, and several wires are to be measured",
+            "name one --wire, or let the processes be started here",
         )),
+        _ => Ok(()),
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Setting<'a> {
     pub plan: &'a Plan,
     /// Where each role belongs; the calling thread is there already, as the client.
     pub layout: Layout,
-    /// Where the ends are, if the run is over RDMA.
+    /// Where the ends of what runs over RDMA are, if anything does.
     pub rdma: Option<RdmaEnds>,
     /// This program, to be started again as relay or service.
     pub program: PathBuf,
@@ -56,7 +56,7 @@ pub fn run(plan: &Plan, open: &Opener<'_>) -> Result<Document, BenchError> {
         eprintln!("SKIPPED {engine}: {reason}");
     }
     host.skipped_engines = skipped;
-    let over_rdma = plan.wire == Wire::Rdma && !plan.engines.is_empty();
+    let over_rdma = plan.engines.iter().any(|engine| engine.wire() == Wire::Rdma);
     let rdma = over_rdma.then(|| RdmaEnds::find(&plan.rdma_addresses)).transpose()?;
     let program = std::env::current_exe().map_err(BenchError::io("find this program's own file"))?;
     let allowed = cores_allowed();

@@ -73,6 +73,9 @@ fn refusals_name_value_limit_and_way_out() {
         ),
         (&["--wire", "rdma", "--rdma-addresses", "rxe0"], &["rxe0", "--rdma-addresses"]),
         (&["--wire", "rdma", "--wait", "spin", "--floor"], &["--wait spin", "3 systems"]),
+        (&["--wire", "rdma,tcp", "--wait", "spin", "--engine", "epoll"], &["--wait spin", "2 systems"]),
+        (&["--wire", "rdma,rdma"], &["--wire rdma", "twice", "once"]),
+        (&["--wire", "rdma,tcp", "--connect", "127.0.0.1:1"], &["--connect 127.0.0.1:1", "one --wire"]),
     ];
     for (arguments, wanted) in cases {
         let error = plan(arguments).expect_err(&format!("{arguments:?} was accepted"));
@@ -86,12 +89,23 @@ fn refusals_name_value_limit_and_way_out() {
 fn rdma_is_one_system_driven_by_verbs() {
     let plan_of =
         plan(&["--wire", "rdma", "--rdma-addresses", "10.77.0.1,fd77::2", "--driver", "both"]).unwrap();
-    assert_eq!((plan_of.wire, &plan_of.engines[..]), (Wire::Rdma, &[Engine::Verbs][..]));
+    assert_eq!(plan_of.engines, [Engine::Verbs]);
     assert_eq!(plan_of.rdma_addresses.len(), 2);
     let (fitted, skipped) = plan_of.fitted(REFUSED).unwrap();
     assert_eq!((fitted.engines, skipped), (vec![Engine::Verbs], Vec::new()), "io_uring has no part in it");
     assert!(plan(&["--wire", "rdma", "--engine", "none", "--floor"]).unwrap().engines.is_empty());
     assert!(plan(&["--engine", "verbs"]).is_err(), "no way of driving TCP");
+}
+
+#[test]
+fn both_wires_are_systems_beside_each_other() {
+    let engines = |arguments: &[&str]| plan(arguments).unwrap().engines;
+    assert_eq!(engines(&["--wire", "rdma,tcp"]), [Engine::Verbs, Engine::IoUring, Engine::Epoll]);
+    assert_eq!(engines(&["--wire", "tcp,rdma", "--engine", "epoll"]), [Engine::Epoll, Engine::Verbs]);
+    let (fitted, _) = plan(&["--wire", "rdma,tcp"]).unwrap().fitted(REFUSED).unwrap();
+    assert_eq!(fitted.engines, [Engine::Verbs, Engine::Epoll]);
+    assert!(engines(&["--wire", "rdma,tcp", "--engine", "none", "--floor"]).is_empty());
+    assert_eq!([Engine::Verbs, Engine::IoUring].map(Engine::wire), [Wire::Rdma, Wire::Tcp]);
 }
 
 #[test]

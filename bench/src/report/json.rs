@@ -18,6 +18,9 @@ pub struct Document {
     pub ratios: Vec<Ratio>,
     /// One for each placement, size and driver, if both engines were measured.
     pub engines: Vec<EngineRatio>,
+    /// One for each placement, size, driver and engine of TCP, if both wires were measured.
+    #[serde(default)]
+    pub wires: Vec<WireRatio>,
 }
 
 impl Document {
@@ -166,6 +169,27 @@ pub struct EngineRatio {
     pub ci95: [f64; 2],
     /// Median over the rounds of io_uring's CPU time a message by epoll's.
     pub cpu_io_uring_over_epoll: f64,
+    /// 95% bootstrap interval of that median.
+    pub cpu_ci95: [f64; 2],
+}
+
+/// One wire over the other, paired by round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WireRatio {
+    /// Bytes of each body.
+    pub size: usize,
+    /// Placement of the processes.
+    pub placement: String,
+    /// Driver of both.
+    pub driver: Option<String>,
+    /// Engine of TCP.
+    pub engine: String,
+    /// Median over the rounds of p50 over RDMA by that over TCP.
+    pub p50_rdma_over_tcp: f64,
+    /// 95% bootstrap interval of that median.
+    pub ci95: [f64; 2],
+    /// Median over the rounds of CPU time a message over RDMA by that over TCP.
+    pub cpu_rdma_over_tcp: f64,
     /// 95% bootstrap interval of that median.
     pub cpu_ci95: [f64; 2],
 }

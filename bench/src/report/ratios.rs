@@ -9,7 +9,7 @@
 use crate::cli::Target;
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::report::json::{Document, EngineRatio, Ratio, Run, Verdict};
+use crate::report::json::{Document, EngineRatio, Ratio, Run, Verdict, WireRatio};
 use crate::statistics::{Estimate, bootstrap_median, median, paired_ratios, rounded};
 use crate::subject::System;
 
@@ -18,7 +18,9 @@ use crate::subject::System;
 pub fn document(plan: &Plan, host: Host, runs: Vec<Run>) -> Document {
     let ratios = runs.iter().filter_map(|run| over_floor(run, &runs, plan)).collect();
     let engines = runs.iter().filter_map(|run| over_epoll(run, &runs, plan.seed)).collect();
-    Document { host, runs, ratios, engines }
+    let is_tcp = |run: &&Run| run.system == System::Underlay && run.wire == "tcp";
+    let wires = runs.iter().filter(is_tcp).filter_map(|tcp| over_tcp(tcp, &runs, plan.seed)).collect();
+    Document { host, runs, ratios, engines, wires }
 }
 
 /// How an interval lies to a target.
@@ -97,6 +99,29 @@ fn over_epoll(run: &Run, runs: &[Run], seed: u64) -> Option<EngineRatio> {
         p50_io_uring_over_epoll: rounded(p50.median),
         ci95: interval(p50),
         cpu_io_uring_over_epoll: rounded(cpu.median),
+        cpu_ci95: interval(cpu),
+    })
+}
+
+/// RDMA over this run of TCP.
+fn over_tcp(tcp: &Run, runs: &[Run], seed: u64) -> Option<WireRatio> {
+    let is_counterpart = |other: &&Run| {
+        other.system == System::Underlay
+            && other.wire == "rdma"
+            && other.driver == tcp.driver
+            && is_beside(tcp, other)
+    };
+    let rdma = runs.iter().find(is_counterpart)?;
+    let p50 = ratio(&rdma.p50_us_by_round, &tcp.p50_us_by_round, seed)?;
+    let cpu = ratio(&rdma.cpu_us_by_round, &tcp.cpu_us_by_round, seed)?;
+    Some(WireRatio {
+        size: tcp.size,
+        placement: tcp.placement.clone(),
+        driver: tcp.driver.clone(),
+        engine: tcp.engine.clone(),
+        p50_rdma_over_tcp: rounded(p50.median),
+        ci95: interval(p50),
+        cpu_rdma_over_tcp: rounded(cpu.median),
         cpu_ci95: interval(cpu),
     })
 }

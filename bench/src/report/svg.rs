@@ -10,6 +10,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::json::{Document, Run};
+use super::table::wire_names;
 use crate::subject::System;
 
 const WIDTH: u32 = 960;
@@ -62,7 +63,8 @@ fn title(area: &Panel<'_>, document: &Document) -> Result<(), String> {
         (Some(rate), _) => format!(", open loop at {rate}/s"),
         (None, in_flight) => format!(", {} in flight", in_flight.unwrap_or(1)),
     });
-    let way = run.map_or(String::new(), |run| format!("{}, {}", run.wire, run.topology));
+    let wires = wire_names(document.runs.iter());
+    let way = run.map_or(String::new(), |run| format!("{wires}, {}", run.topology));
     let what = format!("Round trip by message size: {way}{pace}");
     let machine =
         format!("{}, {} cores, Linux {}, {}", host.cpu_model, host.cores_allowed, host.kernel, host.date);

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::json::{Document, Ratio, Run, Verdict};
 use super::published::Published;
 use crate::host::{Host, SkippedEngine};
+use crate::subject::System;
 
 /// Sizes side by side in a table that has a column for each.
 const SIZES_ABREAST: usize = 10;
@@ -22,6 +23,7 @@ pub fn render(document: &Document) -> String {
     }
     ratios(&mut text, &document.ratios);
     engines(&mut text, document);
+    wires(&mut text, document);
     published(&mut text);
     text
 }
@@ -74,12 +76,28 @@ fn heading(text: &mut String, runs: &[&Run]) {
     line!(
         text,
         "Round trips over {}, {way}, placement {}{}",
-        run.wire,
+        wire_names(runs.iter().copied()),
         run.placement,
         wait.unwrap_or_default()
     );
     let messages = run.messages / u64::from(run.rounds.max(1));
     line!(text, "{pace}; {} rounds of {messages} messages", run.rounds);
+}
+
+/// The wires of these runs, in their order. A floor, which is on none, tells only where it is alone.
+pub(super) fn wire_names<'a>(runs: impl Iterator<Item = &'a Run> + Clone) -> String {
+    let under_test = runs.clone().filter(|run| run.system == System::Underlay);
+    let mut names: Vec<&str> = under_test.map(|run| run.wire.as_str()).collect();
+    if names.is_empty() {
+        names = runs.map(|run| run.wire.as_str()).collect();
+    }
+    let mut different: Vec<&str> = Vec::new();
+    for name in names {
+        if !different.contains(&name) {
+            different.push(name);
+        }
+    }
+    different.join(" and ")
 }
 
 fn round_trips(text: &mut String, runs: &[&Run]) {
@@ -252,6 +270,39 @@ fn engines(text: &mut String, document: &Document) {
             interval(engine.ci95),
             engine.cpu_io_uring_over_epoll,
             interval(engine.cpu_ci95)
+        );
+    }
+}
+
+fn wires(text: &mut String, document: &Document) {
+    if document.wires.is_empty() {
+        return;
+    }
+    line!(text);
+    line!(text, "rdma over tcp, paired by round");
+    line!(text);
+    line!(
+        text,
+        "{:>8}  {:<10} {:<19} {:>6} {:>15}   {:>6} {:>15}",
+        "bytes",
+        "placement",
+        "tcp by",
+        "p50",
+        "95%",
+        "cpu",
+        "95%"
+    );
+    for wire in &document.wires {
+        line!(
+            text,
+            "{:>8}  {:<10} {:<19} {:>6.2} {:>15}   {:>6.2} {:>15}",
+            wire.size,
+            wire.placement,
+            system(&wire.engine, wire.driver.as_deref()),
+            wire.p50_rdma_over_tcp,
+            interval(wire.ci95),
+            wire.cpu_rdma_over_tcp,
+            interval(wire.cpu_ci95)
         );
     }
 }

@@ -108,6 +108,70 @@ fn ratios_are_paired_and_taken_to_the_better_floor_of_each_size() {
     assert_eq!(engines, [0.8, 0.8]);
 }
 
+/// RDMA takes 0.9 times what io_uring takes, in rounds that differ by a factor of three.
+fn document_of_both_wires() -> Document {
+    let mut runs = document(&[]).runs;
+    for size in [1024, 65_536] {
+        let tcp = runs.iter().find(|run| run.size == size && run.engine == "io_uring").unwrap();
+        let rounds: Vec<f64> = tcp.p50_us_by_round.iter().map(|p50| p50 * 0.9).collect();
+        let mut rdma = run(System::Underlay, "verbs", size, &rounds);
+        rdma.wire = "rdma".to_owned();
+        let place = runs.iter().position(|run| run.size == size).unwrap();
+        runs.insert(place, rdma);
+    }
+    ratios::document(&plan(&["--wire", "rdma,tcp"]), host(), runs)
+}
+
+#[test]
+fn rdma_is_paired_with_each_engine_of_tcp() {
+    let document = document_of_both_wires();
+    let found: Vec<_> = document
+        .wires
+        .iter()
+        .map(|wire| {
+            (wire.size, wire.engine.as_str(), wire.p50_rdma_over_tcp, wire.ci95, wire.cpu_rdma_over_tcp)
+        })
+        .collect();
+    let of = |size| [(size, "io_uring", 0.9, [0.9, 0.9], 0.9), (size, "epoll", 0.72, [0.72, 0.72], 0.72)];
+    assert_eq!(found, [of(1024), of(65_536)].concat());
+    // What was there before stays as it was.
+    assert_eq!(document.engines.len(), 2);
+    assert_eq!(document.ratios.len(), 6, "all three over the floor");
+    let value: Value = serde_json::from_str(&document.to_json().unwrap()).unwrap();
+    assert_eq!(
+        keys(&value["wires"][0]),
+        [
+            "ci95",
+            "cpu_ci95",
+            "cpu_rdma_over_tcp",
+            "driver",
+            "engine",
+            "p50_rdma_over_tcp",
+            "placement",
+            "size"
+        ]
+    );
+    assert_eq!(super::ratios::document(&plan(&[]), host(), self::document(&[]).runs).wires, []);
+}
+
+#[test]
+fn a_table_of_both_wires_names_them_and_their_ratio() {
+    let text = table::render(&document_of_both_wires());
+    for part in ["Round trips over rdma and tcp,", "underlay verbs own", "rdma over tcp, paired by round"] {
+        assert_eq!(text.matches(part).count(), if part.starts_with("underlay") { 3 } else { 1 }, "{part}");
+    }
+    let line = "    1024  unpinned   io_uring own          0.90    [0.90, 0.90]     0.90    [0.90, 0.90]";
+    assert!(text.lines().any(|it| it == line), "no such line:\n{text}");
+    assert!(svg::draw(&document_of_both_wires()).unwrap().contains("rdma and tcp, broker"));
+}
+
+#[test]
+fn a_file_from_before_both_wires_is_read() {
+    let mut value: Value = serde_json::from_str(&document(&[]).to_json().unwrap()).unwrap();
+    value.as_object_mut().unwrap().remove("wires");
+    assert_eq!(serde_json::from_value::<Document>(value).unwrap(), document(&[]));
+}
+
 #[test]
 fn the_cheapest_floor_may_be_another_than_the_faster_one() {
     let mut runs = document(&[]).runs;
@@ -163,7 +227,7 @@ fn json_comes_back_as_it_went() {
 #[test]
 fn json_has_exactly_these_keys() {
     let value: Value = serde_json::from_str(&document(&[]).to_json().unwrap()).unwrap();
-    assert_eq!(keys(&value), ["engines", "host", "ratios", "runs"]);
+    assert_eq!(keys(&value), ["engines", "host", "ratios", "runs", "wires"]);
     assert_eq!(
         keys(&value["host"]),
         [

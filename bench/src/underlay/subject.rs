@@ -11,12 +11,12 @@ use super::unexpected;
 use crate::child::ChildProcess;
 use crate::error::BenchError;
 use crate::plan::{Driver, Engine, RoundPlan, Topology, Wire};
+use crate::rdma::RdmaEnds;
 use crate::roundtrip::Setting;
 use crate::subject::{Description, Pid, Role, RoundOutcome, Subject, System};
 
 /// The system under test in one configuration.
 pub(super) struct UnderlaySubject {
-    wire: Wire,
     engine: Engine,
     driver: Driver,
     client: BenchClient,
@@ -29,12 +29,12 @@ impl UnderlaySubject {
     pub(super) fn open(setting: &Setting<'_>, engine: Engine, driver: Driver) -> Result<Self, BenchError> {
         let mut children = Vec::new();
         let mut configuration = None;
-        let wire = setting.plan.wire;
+        let (wire, ends) = (engine.wire(), ends(setting, engine));
         let address = match (setting.plan.connect, setting.plan.topology) {
             (Some(address), _) => address.to_string(),
             (None, Topology::Direct) => start_service(setting, engine, None, &mut children)?,
             (None, Topology::Broker) => {
-                let written = Configuration::write(wire, &any_port(setting), engine, setting.plan.wait)?;
+                let written = Configuration::write(wire, &any_port(ends), engine, setting.plan.wait)?;
                 let (broker, place) = start_broker(&setting.program, &setting.layout, &written)?;
                 children.push(broker);
                 configuration = Some(written);
@@ -42,9 +42,9 @@ impl UnderlaySubject {
                 place
             }
         };
-        let source = setting.rdma.and_then(|ends| ends.connecting);
+        let source = ends.and_then(|ends| ends.connecting);
         let client = BenchClient::connect(&wire.at(address), source, engine, driver, setting.plan)?;
-        Ok(Self { wire, engine, driver, client, children, _configuration: configuration })
+        Ok(Self { engine, driver, client, children, _configuration: configuration })
     }
 }
 
@@ -52,7 +52,7 @@ impl Subject for UnderlaySubject {
     fn describe(&self) -> Description {
         Description {
             system: System::Underlay,
-            wire: self.wire.name().to_owned(),
+            wire: self.engine.wire().name().to_owned(),
             engine: self.engine.name().to_owned(),
             driver: Some(self.driver.name().to_owned()),
         }
@@ -76,9 +76,14 @@ impl Subject for UnderlaySubject {
     }
 }
 
+/// Where the ends are of a system that runs over RDMA.
+fn ends(setting: &Setting<'_>, engine: Engine) -> Option<RdmaEnds> {
+    setting.rdma.filter(|_| engine.wire() == Wire::Rdma)
+}
+
 /// Where something is to listen at any port: on loopback, or at the address of an RDMA device.
-fn any_port(setting: &Setting<'_>) -> String {
-    setting.rdma.map_or_else(|| ANY_PORT.to_owned(), |ends| SocketAddr::new(ends.listening, 0).to_string())
+fn any_port(ends: Option<RdmaEnds>) -> String {
+    ends.map_or_else(|| ANY_PORT.to_owned(), |ends| SocketAddr::new(ends.listening, 0).to_string())
 }
 
 /// Starts the service and returns where it listens, if it does.
@@ -89,16 +94,17 @@ fn start_service(
     children: &mut Vec<ChildProcess>,
 ) -> Result<String, BenchError> {
     let mut command = Command::new(&setting.program);
-    command.args(["service", "--exit-with-stdin", "--wire", setting.plan.wire.name()]);
+    let ends = ends(setting, engine);
+    command.args(["service", "--exit-with-stdin", "--wire", engine.wire().name()]);
     command.args(["--wait", setting.plan.wait.name()]);
     if engine != Engine::Verbs {
         command.args(["--engine", engine.name()]);
     }
     match broker {
         Some(broker) => command.args(["--connect", broker]),
-        None => command.args(["--listen", &any_port(setting)]),
+        None => command.args(["--listen", &any_port(ends)]),
     };
-    if let Some(source) = setting.rdma.and_then(|ends| ends.connecting).filter(|_| broker.is_some()) {
+    if let Some(source) = ends.and_then(|ends| ends.connecting).filter(|_| broker.is_some()) {
         command.args(["--rdma-source", &source.to_string()]);
     }
     let (service, line) = ChildProcess::start(command, Role::Service, &setting.layout)?;

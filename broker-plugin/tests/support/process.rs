@@ -28,7 +28,9 @@ pub(crate) struct Process {
     child: Child,
     /// `host:port` of its first listener.
     pub(crate) address: String,
-    /// The line that it printed.
+    /// Of each listener, with its wire: `tcp://host:port`.
+    pub(crate) addresses: Vec<String>,
+    /// The line that it printed first.
     pub(crate) line: String,
     stderr: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
@@ -53,15 +55,20 @@ impl Process {
             .unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
         let reader = collect(child.stderr.take().unwrap(), stderr.clone());
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let place = line.split_once("tcp://").and_then(|(_, rest)| rest.split_whitespace().next());
-        let Some(address) = place.map(str::to_owned) else {
+        // A line for each listener.
+        let listeners = config.matches("[[listener]]").count();
+        let stdout = BufReader::new(child.stdout.as_mut().unwrap());
+        let lines: Vec<String> = stdout.lines().take(listeners).map(Result::unwrap).collect();
+        let place =
+            |line: &String| line.split_whitespace().find(|word| word.contains("://")).map(str::to_owned);
+        let addresses: Vec<String> = lines.iter().filter_map(place).collect();
+        let (Some(line), Some(first)) = (lines.first(), addresses.first()) else {
             child.wait().unwrap();
             reader.join().unwrap();
             return Err(stderr.lock().unwrap().clone());
         };
-        Ok(Self { child, address, line, stderr, reader: Some(reader) })
+        let address = first.split_once("://").unwrap().1.to_owned();
+        Ok(Self { child, address, line: line.clone(), addresses, stderr, reader: Some(reader) })
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {

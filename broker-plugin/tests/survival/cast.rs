@@ -3,46 +3,17 @@
 use crate::ledger::Ledger;
 use crate::part::{Calls, Outcome, Part, Role, Times};
 use crate::process::{Process, figure};
+use crate::stage::Stage;
 use crate::support::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-
-/// A broker's configuration, for one that is killed without ceremony.
-pub(crate) fn broker_config(address: &str, times: Times) -> String {
-    format!(
-        "[broker]\ndrain_timeout_ms = 0\n[[listener]]\ntransport = \"tcp\"\naddress = \"{address}\"\n\
-         [[queue]]\nname = \"{}\"\n[limits]\nkeep_alive_ms = {}\nidle_timeout_ms = {}\n",
-        crate::part::QUEUE,
-        times.idle_timeout_ms / 5,
-        times.idle_timeout_ms,
-    )
-}
-
-/// Starts a broker at an address; port 0 takes any.
-pub(crate) fn start_broker(address: &str, times: Times) -> Process {
-    Process::start(&broker_config(address, times), &[])
-}
-
-/// Starts a broker where one was killed a moment ago. The kernel may still be at closing what that one had open, since
-/// it does so for io_uring behind the process's back.
-pub(crate) fn restart_broker(address: &str, times: Times) -> Process {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match Process::try_start(&broker_config(address, times), &[]) {
-            Ok(broker) => return broker,
-            Err(log) => {
-                println!("  started again: {}", log.lines().last().unwrap_or_default());
-                assert!(log.contains("is in use") && Instant::now() < end, "{log}");
-            }
-        }
-    }
-}
 
 /// A process that plays a part. It is killed when it is dropped.
 pub(crate) struct Actor {
@@ -109,9 +80,30 @@ impl Actor {
 
     /// Waits until its link with a broker is there again after the last fault.
     pub(crate) fn is_back_at(&mut self, broker: &str) {
-        let (there, since) = (format!("event tcp://{broker}: the link "), self.struck_at);
+        let (there, since) = (format!("event {broker}: the link "), self.struck_at);
         let is_back = |log: &str| log[since..].lines().any(|line| line.starts_with(&there));
         self.wait_until(&format!("a session with {broker}"), is_back);
+    }
+
+    /// Waits until its one session has a connection, or has lost it.
+    pub(crate) fn wait_for_connection(&mut self, is_connected: bool) {
+        let is_event = |line: &&str| line.starts_with("event ");
+        let what = if is_connected { "a connection" } else { "the loss of its connection" };
+        self.wait_until(what, |log| {
+            let last = log.lines().rev().filter(is_event).find_map(|line| {
+                let of = |text: &str| line.contains(text);
+                if of("resumed over ") { Some(true) } else { of("interrupted: ").then_some(false) }
+            });
+            last.unwrap_or(true) == is_connected
+        });
+    }
+
+    /// Waits until its session has gone on over these wires in turn, in all.
+    pub(crate) fn wait_for_moves(&mut self, wires: &[&str]) {
+        let wire = |line: &'_ str| Some(line.split_once("event resumed over ")?.1.to_owned());
+        self.wait_until(&format!("going on over {wires:?}"), |log| {
+            log.lines().filter_map(wire).eq(wires.iter().copied())
+        });
     }
 
     /// Waits until its log is as it is to be.
@@ -162,6 +154,7 @@ impl Drop for Actor {
 /// All parts of a play, and what they have to show for themselves.
 pub(crate) struct Cast {
     name: &'static str,
+    source: Option<IpAddr>,
     brokers: Vec<String>,
     pub(crate) times: Times,
     pub(crate) calls: Calls,
@@ -175,11 +168,26 @@ pub(crate) struct Cast {
 }
 
 impl Cast {
-    /// A play of this name, whose parts know these brokers.
-    pub(crate) fn new(name: &'static str, brokers: &[&str], times: Times, calls: Calls) -> Self {
-        let brokers = brokers.iter().map(|&broker| broker.to_owned()).collect();
-        let (clients, services, dead) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name, brokers, times, calls, clients, services, dead, told: 0, started: Instant::now() }
+    /// A play of this name, whose parts know these brokers, by their addresses.
+    pub(crate) fn new(
+        name: &'static str,
+        stage: &Stage,
+        brokers: &[&str],
+        times: Times,
+        calls: Calls,
+    ) -> Self {
+        Self {
+            name,
+            source: stage.source(),
+            brokers: brokers.iter().map(|&broker| broker.to_owned()).collect(),
+            times,
+            calls,
+            clients: Vec::new(),
+            services: Vec::new(),
+            dead: Vec::new(),
+            told: 0,
+            started: Instant::now(),
+        }
     }
 
     pub(crate) fn part(&self, role: Role, number: u32) -> Part {
@@ -188,6 +196,7 @@ impl Cast {
         Part {
             role,
             number,
+            source: self.source,
             brokers: self.brokers.clone(),
             calls: self.calls,
             standby: number.is_multiple_of(2),
@@ -217,6 +226,11 @@ impl Cast {
         number
     }
 
+    /// Everybody who lives.
+    pub(crate) fn actors(&mut self) -> impl Iterator<Item = &mut Actor> {
+        self.services.iter_mut().chain(&mut self.clients)
+    }
+
     /// Has each client send so many messages more, and strikes with each fault in its turn while they are under way.
     pub(crate) fn under_load(&mut self, messages: u32, faults: &[Fault<'_>]) {
         for client in &mut self.clients {
@@ -226,7 +240,7 @@ impl Cast {
         for (place, fault) in faults.iter().enumerate() {
             let goal = self.told + messages / parts * (place as u32 + 1);
             self.clients[0].wait_for_outcomes(goal);
-            for actor in self.services.iter_mut().chain(&mut self.clients) {
+            for actor in self.actors() {
                 actor.struck_at = actor.log().len();
             }
             fault(self);
@@ -262,8 +276,13 @@ impl Cast {
         for (part, log) in &self.dead {
             ledger.add_service(part.number, log);
         }
-        println!("{ledger}  took          {:.1} s", self.started.elapsed().as_secs_f64());
+        println!("{ledger}  took          {}", self.took());
         ledger
+    }
+
+    /// How long it has taken so far.
+    pub(crate) fn took(&self) -> String {
+        format!("{:.1} s", self.started.elapsed().as_secs_f64())
     }
 }
 

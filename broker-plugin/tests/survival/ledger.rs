@@ -129,6 +129,12 @@ impl Ledger {
             .map(|(request, handled)| (*request, &handled[..]))
     }
 
+    /// Those whose outcome nobody knows, and who has handled them.
+    pub(crate) fn in_doubt(&self) -> impl Iterator<Item = (Request, &[Handled])> {
+        let unknown = self.outcomes.iter().filter(|(_, outcome)| **outcome == Outcome::Unknown);
+        unknown.map(|(request, _)| (*request, self.handled.get(request).map_or(&[][..], Vec::as_slice)))
+    }
+
     /// What holds whatever has happened: it adds up, and nothing was made up.
     pub(crate) fn adds_up(&self) {
         let ended: u64 = OUTCOMES.iter().map(|&(outcome, _)| self.count(outcome)).sum();

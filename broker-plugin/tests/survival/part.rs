@@ -1,11 +1,12 @@
 //! What a process of the play does: a service, a client or a producer.
 
 use crate::body::{self, Request};
-use crate::producer;
+use crate::{producer, taker};
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(crate) const QUEUE: &str = "work";
 const WINDOW: usize = 64;
 
 /// Longer than any fault lasts: a call that ends for this was lost.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) enum Role {
     Service,
     Client,
     Producer,
+    /// Takes what was produced, as an application without calls does.
+    Taker,
 }
 
 /// What the calls of a client are like.
@@ -74,6 +77,9 @@ pub(crate) struct Part {
     pub(crate) role: Role,
     /// Among those of its role in this play.
     pub(crate) number: u32,
+    /// From which address to connect over `rdma`.
+    pub(crate) source: Option<IpAddr>,
+    /// Addresses: of a broker each, or all of one broker for a part whose session changes wires.
     pub(crate) brokers: Vec<String>,
     pub(crate) calls: Calls,
     /// A client keeps a second session.
@@ -97,6 +103,7 @@ impl Part {
             idle_timeout_ms.to_string(),
             session_expiry_ms.to_string(),
             failover_after_ms.to_string(),
+            self.source.map(|address| address.to_string()).unwrap_or_default(),
             self.log.display().to_string(),
         ];
         command.env(VARIABLE, words.join(";"));
@@ -105,13 +112,14 @@ impl Part {
     /// The part that this process was given.
     pub(crate) fn given() -> Option<Self> {
         let words = std::env::var(VARIABLE).ok()?;
-        let words: Vec<&str> = words.splitn(9, ';').collect();
+        let words: Vec<&str> = words.splitn(10, ';').collect();
         let number = |at: usize| words[at].parse().unwrap();
         Some(Self {
             role: match words[0] {
                 "Service" => Role::Service,
                 "Client" => Role::Client,
-                _ => Role::Producer,
+                "Producer" => Role::Producer,
+                _ => Role::Taker,
             },
             number: number(1),
             brokers: words[2].split(',').map(str::to_owned).collect(),
@@ -122,7 +130,8 @@ impl Part {
                 session_expiry_ms: number(6),
                 failover_after_ms: number(7),
             },
-            log: words[8].into(),
+            source: words[8].parse().ok(),
+            log: words[9].into(),
         })
     }
 
@@ -131,11 +140,12 @@ impl Part {
             Role::Service => self.serve(),
             Role::Client => self.ask(),
             Role::Producer => producer::produce(self),
+            Role::Taker => taker::take(self),
         }
     }
 
     pub(crate) fn addresses(&self) -> Vec<Address> {
-        self.brokers.iter().map(Address::tcp).collect()
+        self.brokers.iter().map(|address| address.parse().unwrap()).collect()
     }
 
     pub(crate) fn driver_config(&self) -> DriverConfig {
@@ -149,6 +159,10 @@ impl Part {
         (config.session.reconnect_min, config.session.reconnect_max) =
             (Duration::from_millis(10), Duration::from_millis(50));
         config.session.expiry = Duration::from_millis(self.times.session_expiry_ms.into());
+        config.session.return_after = Duration::from_millis(500);
+        if self.source.is_some() {
+            over_rdma(&mut config, self.source);
+        }
         config
     }
 
@@ -215,6 +229,14 @@ impl Part {
     fn failover_after(&self) -> Duration {
         Duration::from_millis(self.times.failover_after_ms.into())
     }
+}
+
+/// Has a driver connect from this address and find out at once about a send that has no receive request. It has few of
+/// those, so that it starts quickly and comes to their end.
+pub(crate) fn over_rdma(config: &mut DriverConfig, source: Option<IpAddr>) {
+    config.rdma.source = source;
+    config.rdma.receiver_not_ready_retry_count = 0;
+    config.rdma.receive_slots_max = 256;
 }
 
 /// The calls that have ended, after a while at most.

@@ -48,7 +48,10 @@ fn two_hundred_connections_opened_and_closed_at_random_leave_nothing_behind() {
         storm.turn();
     }
     storm.end();
-    assert_eq!(machine.resources("qp"), 0, "queue pairs while no connection is open");
+    // A connection that was given up while it came up ends at its other end when the connection manager hears of it.
+    let ended = Instant::now();
+    storm.until("no queue pair is left", |_| machine.resources("qp") == 0);
+    println!("the last queue pair was gone after {:?}", ended.elapsed());
     assert_eq!(storm.buffers_out(), buffers, "buffers that are out, after and before");
     storm.ledger().adds_up();
     drop(storm);

@@ -66,6 +66,15 @@ impl Link {
     pub(crate) fn restore(&self, interface: &str) {
         run(Command::new("tc").args(["qdisc", "del", "dev", interface, "root"]));
     }
+
+    /// Takes away the device on an interface of [`INTERFACES`], which is done when every process has let go of it, and
+    /// makes it again.
+    pub(crate) fn renew_device(&self, place: usize) {
+        let device = format!("rxe{place}");
+        // A process that held it would be waited for for ever.
+        run(Command::new("timeout").args(["30", "rdma", "link", "delete", &device]));
+        run(Command::new("rdma").args(["link", "add", &device, "type", "rxe", "netdev", INTERFACES[place]]));
+    }
 }
 
 impl Drop for Link {

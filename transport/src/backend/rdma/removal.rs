@@ -19,19 +19,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Removal {
     /// Listeners without a device, and where they listened.
     pub(super) listeners: Vec<(Listener, SocketAddr)>,
-    /// A device was given back, and is not known to have gone.
-    is_going: bool,
+    /// When to look whether devices have gone: one was given back, or more are open than are used.
+    look_after: Option<Duration>,
     looked: Option<Instant>,
 }
 
 impl Removal {
     /// How long a sleep may last, if anything waits.
     pub(super) fn sleep_max(&self) -> Option<Duration> {
-        (self.is_going || !self.listeners.is_empty()).then_some(LOOK_EVERY)
+        if self.listeners.is_empty() { self.look_after } else { Some(LOOK_EVERY) }
     }
 
     fn is_due(&self) -> bool {
-        self.sleep_max().is_some() && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)
+        let is_over = |after| self.looked.is_none_or(|looked| looked.elapsed() >= after);
+        self.sleep_max().is_some_and(is_over)
     }
 }
 
@@ -76,7 +77,7 @@ impl<V: Verbs> Engine<V> {
             // Now no device touches their buffers any more.
             self.budget.pinned_bytes -= memory.closed();
             drop(receives);
-            self.removal.is_going = true;
+            self.removal.look_after = Some(LOOK_EVERY);
         }
     }
 
@@ -86,7 +87,7 @@ impl<V: Verbs> Engine<V> {
             return;
         }
         self.removal.looked = Some(Instant::now());
-        self.removal.is_going = !self.verbs.let_go();
+        self.removal.look_after = self.verbs.let_go();
         for (listener, place) in std::mem::take(&mut self.removal.listeners) {
             match self.verbs.listen(place, self.config.backlog) {
                 Ok((identifier, place)) => {

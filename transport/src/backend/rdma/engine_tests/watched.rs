@@ -146,7 +146,7 @@ impl Verbs for Watched {
         self.verbs.unwatch(device);
     }
 
-    fn let_go(&mut self) -> bool {
+    fn let_go(&mut self) -> Option<Duration> {
         self.verbs.let_go()
     }
 

@@ -414,9 +414,10 @@ pub(super) trait Verbs {
     /// From now on nothing of a device makes the descriptor readable.
     fn unwatch(&mut self, device: Device);
 
-    /// Whoever removes a device waits until no process has it open. Lets go of those that were closed and are gone;
-    /// false if one of them is not yet, and this is to be tried again.
-    fn let_go(&mut self) -> bool;
+    /// Whoever removes a device waits until no process has it open. Lets go of those that were closed and are gone, and
+    /// says after which time this is to be done again: one of them is not gone yet, or something is open that may go
+    /// without telling.
+    fn let_go(&mut self) -> Option<Duration>;
 
     /// Bytes that the path carries whole: the active MTU of the identifier's port.
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32>;

@@ -203,8 +203,8 @@ impl Verbs for FakeVerbs {
         });
     }
 
-    fn let_go(&mut self) -> bool {
-        true
+    fn let_go(&mut self) -> Option<Duration> {
+        None
     }
 
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32> {

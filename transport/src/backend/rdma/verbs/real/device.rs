@@ -224,20 +224,20 @@ impl Drop for OpenDevice {
     }
 }
 
-/// Has the library look which devices there are, whereupon it closes those that are gone and that nobody holds; says
-/// whether it has this one still.
-pub(super) fn is_kept(context: NonNull<ibv_context>) -> bool {
+/// Has the library look which devices there are, whereupon it closes those that are gone and that nobody holds. Says which
+/// it has open then: all that there are, since looking opens them (`rdma_get_devices`), and those that go and are held.
+pub(super) fn kept() -> Vec<NonNull<ibv_context>> {
     let mut count = 0;
     // SAFETY: the target is valid.
     let list = unsafe { rdma_get_devices(&raw mut count) };
     // No list: there is no device at all any more.
-    let Some(list) = NonNull::new(list) else { return false };
+    let Some(list) = NonNull::new(list) else { return Vec::new() };
     // SAFETY: the list has so many entries.
     let contexts = unsafe { std::slice::from_raw_parts(list.as_ptr(), usize::try_from(count).unwrap_or(0)) };
-    let is_kept = contexts.contains(&context.as_ptr());
+    let kept = contexts.iter().copied().filter_map(NonNull::new).collect();
     // SAFETY: the list is not used any more.
     unsafe { rdma_free_devices(list.as_ptr()) };
-    is_kept
+    kept
 }
 
 pub(super) fn limits(context: NonNull<ibv_context>) -> io::Result<DeviceLimits> {

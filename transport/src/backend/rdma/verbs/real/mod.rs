@@ -56,6 +56,12 @@ const HOLDERS: u32 = 1 << 31;
 /// context, so that this has to end.
 const LOOKS_MAX: u32 = 600;
 
+/// When to look again while a device that was closed is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The same while the library holds a device that nobody here uses: whoever removes that one waits for so long.
+const LOOK_AFTER_UNUSED: Duration = Duration::from_secs(1);
+
 /// One thread's access to the devices of this machine.
 pub(in crate::backend::rdma) struct RealVerbs {
     connections: Table<Connection>,
@@ -275,12 +281,18 @@ impl Verbs for RealVerbs {
         }
     }
 
-    fn let_go(&mut self) -> bool {
+    fn let_go(&mut self) -> Option<Duration> {
+        let kept = device::kept();
         self.departing.retain_mut(|(context, looks)| {
             *looks -= 1;
-            device::is_kept(*context) && *looks > 0
+            kept.contains(context) && *looks > 0
         });
-        self.departing.is_empty()
+        // A device that only looking has opened tells nobody that it is to go.
+        let is_unused = |context: &NonNull<ibv_context>| self.place_of(*context).is_none();
+        match self.departing.is_empty() {
+            false => Some(LOOK_AGAIN),
+            true => kept.iter().any(is_unused).then_some(LOOK_AFTER_UNUSED),
+        }
     }
 
     fn packet_bytes(&mut self, identifier: Identifier) -> io::Result<u32> {

@@ -23,11 +23,12 @@
 //!
 //! `verbs` is the seam to the device; `engine` the wire over it, with its control path in `control` and its data path
 //! in `data` and, for bodies that their receiver fetches itself, `one_sided`; `credit`, `sending`, `receives` and `memory`
-//! are what these keep account of; `releasing` is how a channel gives back what it had, `removal` is for devices that go.
+//! are what these keep account of; `ending` is how channels end, `releasing` how one gives back what it had, `removal` is
+//! for devices that go.
 //!
 //! What it must never know: what a frame or a message is. It measures time only where nobody tells it of anything: how
 //! often to look for a device that was removed, how long a queue pair lingers on a device that may never say that it is
-//! done, and how long to wait for what was sent when it is dropped.
+//! done, and how long to wait for what was posted when a channel ends or the wire is dropped.
 
 mod config;
 #[cfg(feature = "rdma")]
@@ -37,6 +38,8 @@ mod credit;
 #[cfg(feature = "rdma")]
 mod data;
 mod devices;
+#[cfg(feature = "rdma")]
+mod ending;
 #[cfg(feature = "rdma")]
 mod engine;
 #[cfg(all(test, feature = "rdma", not(loom)))]

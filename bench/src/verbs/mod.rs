@@ -82,8 +82,8 @@ pub struct VerbsOptions {
     /// Of ours, so many of them are unanswered at a time.
     #[arg(long, value_name = "COUNT", default_value_t = 8)]
     pub bulk_in_flight: u64,
-    /// How the ends of ours wait. The raw programs do as they do.
-    #[arg(long, value_enum, default_value = "adaptive")]
+    /// How the ends of ours wait. The raw programs poll and never sleep, and so do ours unless told otherwise.
+    #[arg(long, value_enum, default_value = "spin")]
     pub wait: Wait,
     /// Placement of the two processes of a test.
     #[arg(long, value_enum, default_value = "unpinned")]

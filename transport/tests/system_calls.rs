@@ -78,7 +78,7 @@ mod turns {
     /// As a broker has it whose clients are all on other wires.
     #[test]
     fn a_tcp_listener_alone_is_looked_at_now_and_then() {
-        for (engine, most) in [(EngineChoice::Epoll, 1000 / 16 + 1), (EngineChoice::IoUring, 0)] {
+        for (engine, looks) in [(EngineChoice::Epoll, 1000_u64 / 16), (EngineChoice::IoUring, 0)] {
             if !is_usable(engine) {
                 continue;
             }
@@ -89,7 +89,7 @@ mod turns {
             // What listening has queued for the kernel leaves.
             turns(100);
             let calls = system_calls_of(|| turns(1000));
-            assert!(calls.count <= most, "{engine:?}: {calls:?}");
+            assert!((looks..=looks + u64::from(looks > 0)).contains(&calls.count), "{engine:?}: {calls:?}");
         }
     }
 

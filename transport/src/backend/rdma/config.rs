@@ -56,7 +56,7 @@ pub struct RdmaConfig {
     pub resolve_timeout: Duration,
     /// How long a channel that is closed, or that has failed, waits until its device has done what was posted, or says
     /// that it does not. 1 ms to 600 s. Default 5 s: what was sent may still have to be acknowledged. After it, the channel
-    /// ends all the same, and what the peer has not got by then it does not get.
+    /// ends all the same, as broken if it was closed, and what the peer has not got by then it does not get.
     pub close_timeout: Duration,
     /// How many connections may wait to be accepted, for each listener. Default 1,024; the kernel cuts it to its
     /// own limit (`net.rdma_ucm.max_backlog`).

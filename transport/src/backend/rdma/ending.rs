@@ -107,7 +107,16 @@ impl<V: Verbs> Engine<V> {
                     ?timeout,
                     "an RDMA channel ends with requests that its device neither does nor gives back"
                 );
-                self.end_at_once(channel, io::Error::other("it was not done within close_timeout"));
+                let error = io::Error::other(format!(
+                    "what was posted was neither done nor given back within rdma close_timeout ({timeout:?})"
+                ));
+                // What `Sent` was reported for may not have arrived, so the end is not as the user wished it.
+                if let Some(State { phase: phase @ Phase::Flushing, .. }) = self.channels.at(channel) {
+                    *phase = Phase::Draining(ChannelEnd::Broken(error));
+                    self.finish(channel);
+                } else {
+                    self.end_at_once(channel, error);
+                }
             }
         }
     }

@@ -256,6 +256,10 @@ impl<V: Verbs> Engine<V> {
     /// How long a sleep may last, if something waits that wakes nobody: buffers come back on any thread, and a device
     /// that has refused a request does not say when it would take it. It holds until the next call of anything here.
     pub(super) fn sleep_max(&self) -> Option<Duration> {
+        // Something was done since the last poll, and the next one has to tell of it.
+        if !self.events.is_empty() || self.has_put_off || !self.pending.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let is_waiting = !self.busy.is_empty() || self.devices.iter().any(|device| device.is_short);
         if is_waiting {
             return Some(SHORT_SLEEP_MAX);

@@ -65,7 +65,26 @@ fn a_close_that_nobody_answers_ends_within_close_timeout() {
         std::thread::sleep(Duration::from_millis(1));
         rig.ends[0].poll();
     }
-    assert!(matches!(rig.end_of(0, near), ChannelEnd::Local));
+    let end = rig.end_of(0, near);
+    assert!(matches!(&end, ChannelEnd::Broken(why) if why.to_string().contains("close_timeout")), "{end:?}");
+    rig.end_of(1, far);
+    rig.assert_empty();
+}
+
+/// Whoever asks before a sleep hears of what no poll has told yet.
+#[test]
+fn nobody_sleeps_over_an_end_that_was_not_told() {
+    use crate::backend::rdma::verbs::fake::Fault;
+    let (mut rig, near, far) = Rig::connected();
+    rig.rounds(5);
+    assert_ne!(rig.ends[0].engine().sleep_max(), Some(Duration::ZERO));
+    rig.network.inject(rig.ends[0].name, Fault::ConnectionManagerFails(libc::ENODEV));
+    let channel = rig.ends[0].engine().connect("10.0.0.2:7").unwrap();
+    assert_eq!(rig.ends[0].engine().sleep_max(), Some(Duration::ZERO), "it has failed already");
+    assert!(matches!(rig.end_of(0, channel), ChannelEnd::ConnectFailed(_)));
+    rig.ends[0].engine().close(near);
+    assert_eq!(rig.ends[0].engine().sleep_max(), Some(Duration::ZERO), "it is closed already");
+    rig.end_of(0, near);
     rig.end_of(1, far);
     rig.assert_empty();
 }

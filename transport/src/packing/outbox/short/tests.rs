@@ -90,17 +90,14 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn rules(packet_bytes: u32) -> PackingRules {
-    let (eager_bytes_max, chunk_bytes_max) = (8192, 16_384);
-    let frame_bytes_max = 256 << 10;
-    let settled = Parameters {
+    PackingRules::new(&Parameters {
         packet_bytes,
-        eager_bytes_max,
-        chunk_bytes_max,
-        frame_bytes_max,
+        frame_bytes_max: 256 << 10,
+        eager_bytes_max: 8192,
+        // Packets end where one record's body must.
+        chunk_bytes_max: packet_bytes.max(16_384),
         ..Parameters::default()
-    };
-    // As they are, also where packets are longer than the parts of bodies: nothing here reads them.
-    PackingRules { packet_bytes: packet_bytes as usize & !63, ..PackingRules::new(&settled) }
+    })
 }
 
 /// Which way frames are made.
@@ -115,7 +112,7 @@ enum Way {
 #[derive(Debug, PartialEq)]
 struct Seen {
     made: usize,
-    /// What was made, all of it, and how much of it was not copied.
+    /// What was made, all of it.
     bytes: Vec<u8>,
     used: [u64; 2],
     positions: [u64; LANES],

@@ -452,12 +452,12 @@ impl<V: Verbs> Engine<V> {
     /// A share of a device's receive requests for one connection more, if need be that of queue pairs which linger.
     fn join(&mut self, place: usize) -> Option<Incoming> {
         let limits = &self.devices[place].limits;
-        let queue_pairs_max = limits.queue_pairs_max as usize;
+        let places = (limits.queue_pairs_max / queue_pairs_each(limits)) as usize;
         loop {
             let state = &mut self.devices[place];
-            let queue_pairs = state.queue_pairs.len();
+            let connections = state.queue_pairs.len();
             let device = state.device;
-            if queue_pairs + self.lingering_on(device) < queue_pairs_max
+            if connections + self.lingering_on(device) < places
                 && let Some(incoming) = self.devices[place].shares.join()
             {
                 return Some(incoming);
@@ -490,10 +490,8 @@ impl<V: Verbs> Engine<V> {
         }
         let sends = self.config.sends_max.min(limits.sends_max);
         // A completion that finds no room is lost, so there is room for all: in error every request has one.
-        let has_beside = limits.windows_max == 0;
-        let (queue_pairs, signaled) =
-            if has_beside { (QUEUE_PAIRS_WITH_BESIDE, sends + READS_MAX) } else { (1, sends) };
-        let connections = (limits.queue_pairs_max / queue_pairs).min(connections_max(receives));
+        let signaled = if has_beside(&limits) { sends + READS_MAX } else { sends };
+        let connections = (limits.queue_pairs_max / queue_pairs_each(&limits)).min(connections_max(receives));
         let completions =
             receives.saturating_add(signaled.saturating_mul(connections)).min(limits.completions_max);
         let queue_pairs_max = (completions.saturating_sub(receives) / signaled).min(connections) as usize;
@@ -548,6 +546,16 @@ fn our_greeting(link: &Link, parameters: &ConnectParameters) -> [u8; greeting::B
     let reads = reads_at_once(parameters);
     let beside = link.one_sided.beside;
     Greeting { slot_bytes: SLOT_BYTES, limit: link.incoming.told(), reads, beside }.encode()
+}
+
+/// Whether the connections of a device have queue pairs beside their own.
+fn has_beside(limits: &DeviceLimits) -> bool {
+    limits.windows_max == 0
+}
+
+/// The most queue pairs that a connection has, also while it lingers.
+fn queue_pairs_each(limits: &DeviceLimits) -> u32 {
+    if has_beside(limits) { QUEUE_PAIRS_WITH_BESIDE } else { 1 }
 }
 
 fn reads_at_once(parameters: &ConnectParameters) -> ReadsAtOnce {

@@ -147,6 +147,33 @@ fn who_needs_the_place_takes_it_from_those_that_linger() {
     rig.assert_empty();
 }
 
+/// Of which each has two more queue pairs beside it.
+#[test]
+fn nor_is_a_device_of_few_queue_pairs_full_of_those_that_linger() {
+    use crate::backend::OneSided;
+    let beside = RdmaConfig { memory_windows: false, ..config() };
+    let mut rig = Rig::with(FakeNetwork::in_turn(), &[beside.clone(), beside]);
+    for end in &rig.ends {
+        rig.network.change_device(end.name, end.address, |device| {
+            (device.limits.queue_pairs_max, device.says_last_receive) = (7, false);
+        });
+    }
+    let place = rig.ends[1].listen().1;
+    for _ in 0..10 {
+        let (near, far) = rig.connect(0, 1, &place);
+        for (end, channel) in [(0, near), (1, far)] {
+            assert!(rig.ends[end].engine().exposures_max(channel) > 0, "it has those beside it");
+        }
+        rig.pass((0, near), (1, far), &content(20_000));
+        rig.ends[0].engine().close(near);
+        rig.end_of(0, near);
+        rig.end_of(1, far);
+        rig.ends[1].said.clear();
+    }
+    while rig.ends.iter_mut().any(|end| end.engine().hurry_lingering(0)) {}
+    rig.assert_empty();
+}
+
 #[test]
 fn nothing_lingers_that_has_nothing_in_hand() {
     let (mut rig, near, far) = Rig::connected();

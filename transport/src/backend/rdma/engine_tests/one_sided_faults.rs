@@ -209,8 +209,10 @@ fn a_device_that_takes_a_part_of_what_opens_or_closes_windows_ends_nothing() {
 /// On devices that check only a region's bounds each window has a region of its own.
 #[test]
 fn memory_that_cannot_be_deregistered_stays_out_until_its_device_is_closed() {
-    for way in ["withdrawn", "closed", "never exposed"] {
-        let mut rig = Rig::new(FakeNetwork::in_turn(), 2);
+    for way in ["withdrawn", "closed", "never exposed", "withdrawn beside", "closed beside"] {
+        let memory_windows = !way.ends_with("beside");
+        let configs = [0, 1].map(|_| RdmaConfig { memory_windows, ..config() });
+        let mut rig = Rig::with(FakeNetwork::in_turn(), &configs);
         let name = rig.ends[OWNER].name;
         rig.network.change_device(name, ADDRESSES[OWNER], |device| device.limits.windows_have_bounds = false);
         let place = rig.ends[1].listen().1;
@@ -228,7 +230,7 @@ fn memory_that_cannot_be_deregistered_stays_out_until_its_device_is_closed() {
             rig.rounds(3);
         }
         drop(body);
-        if way == "withdrawn" {
+        if way.starts_with("withdrawn") {
             rig.ends[OWNER].engine().withdraw(near, 1);
         } else {
             rig.ends[OWNER].engine().close(near);

@@ -167,6 +167,10 @@ impl Verbs for Watched {
         self.verbs.create_beside(identifier, beside, sizes)
     }
 
+    fn destroy_beside(&mut self, identifier: Identifier) {
+        self.verbs.destroy_beside(identifier);
+    }
+
     fn connect_beside(
         &mut self,
         identifier: Identifier,

@@ -169,6 +169,8 @@ fn without_queue_pairs_beside_a_channel_works_and_exposes_nothing() {
             let (near, far) = rig.connect(0, 1, &place);
             assert_eq!(rig.ends[0].engine().exposures_max(near), 0);
             assert_eq!(rig.ends[1].engine().exposures_max(far), 0);
+            let left = rig.network.left(rig.ends[poor].name).queue_pairs;
+            assert_eq!(left, 1, "{missing:?}: both or none");
             rig.pass((0, near), (1, far), &content(40_000));
             rig.close(near, far);
         }

@@ -52,6 +52,8 @@ impl<V: Verbs> Engine<V> {
         match made {
             Ok((reading, answering)) => Some(QueuePairsBeside { reading, answering, reads }),
             Err(error) => {
+                // Alone, the first one would be of no use, and take a place.
+                self.verbs.destroy_beside(identifier);
                 tracing::warn!(%error, device = self.devices[device].limits.name,
                     "no queue pairs for one-sided reads could be made; bodies go in chunks");
                 None

@@ -435,6 +435,9 @@ pub(super) trait Verbs {
         sizes: &QueuePairSizes,
     ) -> io::Result<QueuePairName>;
 
+    /// Destroys what [`Verbs::create_beside`] has made for an identifier, of either kind. Does nothing if there is none.
+    fn destroy_beside(&mut self, identifier: Identifier);
+
     /// Connects it to one of the peer's of the other kind, on the way that the connection's own goes, which is up: at the
     /// end that accepts from [`Verbs::accept`], at the other from [`Event::Established`]. So many reads are under way at
     /// a time.

@@ -129,4 +129,11 @@ pub(in super::super) fn a_queue_pair_has_one_of_each_kind_beside_it<V: Verbs>(en
     let posted = unsafe { end.post_beside(identifier, &[request(1, Operation::Flush, &[])]) };
     assert!(posted.count == 0 && posted.error.is_some(), "{posted:?}");
     assert!(is_invalid(end.create_beside(Identifier(999), Beside::Reading, &SIZES)));
+    end.create_beside(identifier, Beside::Answering, &SIZES).unwrap();
+    end.destroy_beside(identifier);
+    end.destroy_beside(identifier);
+    for kind in [Beside::Reading, Beside::Answering] {
+        assert!(is_invalid(end.connect_beside(identifier, kind, name, 4)), "it is gone");
+        end.create_beside(identifier, kind, &SIZES).unwrap();
+    }
 }

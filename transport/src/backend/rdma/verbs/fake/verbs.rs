@@ -224,6 +224,14 @@ impl Verbs for FakeVerbs {
         self.with_key(identifier, |state, key| state.create_beside(key, beside, sizes))
     }
 
+    fn destroy_beside(&mut self, identifier: Identifier) {
+        // One that is not there has none.
+        let _ = self.with_key(identifier, |state, key| {
+            state.destroy_besides(key);
+            Ok(())
+        });
+    }
+
     fn connect_beside(
         &mut self,
         identifier: Identifier,
@@ -385,6 +393,7 @@ impl State {
         let fits = (1..=kind.limits.sends_max).contains(&sizes.sends)
             && (1..=kind.limits.parts_max).contains(&sizes.parts)
             && sizes.inline_bytes <= kind.inline_bytes_max;
+        let queue_pairs_max = kind.limits.queue_pairs_max as usize;
         let (end, port) = (self.connections[&key].end, self.connections[&key].port);
         let device = self.ends[end].contexts.iter().position(|context| Some(context.port) == port);
         let fault = self.take_fault(end, |fault| match fault {
@@ -397,6 +406,11 @@ impl State {
             (None, None) => return Err(errno(libc::EINVAL)),
             (None, Some(device)) => device as u32,
         };
+        let is_of_it =
+            |it: &&Connection| it.end == end && it.queue_pair.as_ref().is_some_and(|it| it.device == device);
+        if self.connections.values().filter(is_of_it).count() >= queue_pairs_max {
+            return Err(errno(libc::ENOMEM));
+        }
         let smaller = self.take_fault(end, |fault| match fault {
             Fault::InlineSmaller { bytes } => Some(*bytes),
             _ => None,

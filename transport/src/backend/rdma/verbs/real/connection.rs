@@ -212,6 +212,10 @@ impl Connection {
         Ok(name)
     }
 
+    pub(super) fn destroy_beside(&mut self) {
+        self.besides.clear();
+    }
+
     pub(super) fn connect_beside(
         &mut self,
         beside: Beside,

@@ -88,9 +88,10 @@ impl MemoryRegion {
         self.0.as_ptr()
     }
 
+    /// Whether the device knows it, in whatever domain. Its context is what it is undone by, so that it goes before that.
     pub(super) fn is_of(&self, device: &OpenDevice) -> bool {
         // SAFETY: it exists until this is dropped.
-        unsafe { self.0.as_ref().pd == device.queues().domain }
+        unsafe { self.0.as_ref().context == device.context().as_ptr() }
     }
 
     /// Undoes it, or gives it back with the reason: `EBUSY` while a window is open on it.

@@ -272,6 +272,8 @@ impl Verbs for RealVerbs {
         self.departing.push((device.context(), LOOKS_MAX));
         device.unwatch(&self.watch);
         self.windows.drop_if(|window| window.is_of(&device));
+        // Those in a peer's domain, too, which have stayed if they could not be undone before their connection went. What
+        // undoes them is the context, and the library closes it soon, with the domain that stayed for them.
         self.regions.drop_if(|region| region.is_of(&device));
     }
 
@@ -319,6 +321,12 @@ impl Verbs for RealVerbs {
         let mut devices = self.devices.iter().flatten();
         let device = devices.find(|device| device.is_of(context)).ok_or_else(invalid)?;
         connection.create_beside(device.queues(), beside, sizes)
+    }
+
+    fn destroy_beside(&mut self, identifier: Identifier) {
+        if let Some(connection) = self.connections.at_mut(identifier.0) {
+            connection.destroy_beside();
+        }
     }
 
     fn connect_beside(

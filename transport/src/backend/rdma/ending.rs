@@ -2,8 +2,8 @@
 //!
 //! A channel that this end closes lets what was posted leave; one that has failed has it flushed. Either is waited for by
 //! one last request behind everything else, and by the reads of the queue pair beside, which all come back flushed; and for
-//! `close_timeout` at most: a device that neither does what was posted nor
-//! gives it back loses the queue pair, and with that lets go of its memory.
+//! `close_timeout` at most: a device that neither does what was posted nor gives it back loses the queue pair, and with
+//! that lets go of its memory.
 
 use super::engine::{Engine, Link, Phase, State};
 use super::verbs::{Operation, Request, Verbs};

@@ -97,14 +97,18 @@ impl<V: Verbs> Engine<V> {
         Ok(channel)
     }
 
-    /// Asks the connection manager what there is, and takes note of who has left.
+    /// Asks the connection manager what there is, and takes note of who has left, and of who may receive from now on.
     pub(super) fn fetch_connection_events(&mut self) -> io::Result<()> {
         while let Some(event) = self.verbs.take_event()? {
-            if let Event::Disconnected(identifier) = event
-                && let Some(Owner::Channel(channel)) = self.owner(identifier)
+            if let Some(Owner::Channel(channel)) = self.owner(event.whose())
                 && let Some(state) = self.channels.at(channel)
             {
-                state.peer_has_left = true;
+                state.peer_has_left |= matches!(event, Event::Disconnected(_));
+                // With the answer the queue pair was made ready just now, even if what followed has failed.
+                let is_answer = matches!(event, Event::Established { .. } | Event::Failed { .. });
+                if let Some(link) = state.link.as_mut().filter(|_| is_answer) {
+                    link.may_receive = true;
+                }
             }
             self.pending.push_back(event);
         }
@@ -228,6 +232,8 @@ impl<V: Verbs> Engine<V> {
         parameters.reads_answered = parameters.reads_answered.min(theirs.reads.started);
         parameters.reads_started = parameters.reads_started.min(theirs.reads.answered);
         let greeting = our_greeting(&link, &parameters);
+        // It is ready before the answer leaves, which may fail.
+        link.may_receive = true;
         if let Some(state) = self.channels.at(channel) {
             state.link = Some(link);
         }
@@ -440,6 +446,7 @@ impl<V: Verbs> Engine<V> {
                     is_busy: false,
                     is_last_posted: false,
                     is_last_received: false,
+                    may_receive: false,
                 }))
             }
             Err(error) => {
@@ -534,6 +541,11 @@ impl<V: Verbs> Engine<V> {
 }
 
 impl Link {
+    /// Whether all that was posted has come back, done or flushed; reads on the channel's own queue pair are in its queue.
+    pub(super) fn has_nothing_posted(&self) -> bool {
+        self.queue.is_empty() && !self.one_sided.has_reads_beside()
+    }
+
     /// Takes note of what the peer says of itself.
     fn hear(&mut self, theirs: &Greeting, ours: ReadsAtOnce) {
         (self.slot_bytes, self.outgoing) = (theirs.slot_bytes, Outgoing::new(theirs.limit));

@@ -186,18 +186,21 @@ impl<V: Verbs> Engine<V> {
         let Some(work) = Work::decode(completion.work) else { return };
         let Some(channel) = self.channel_of(&work) else { return };
         let Some(State { phase, link: Some(link), .. }) = self.channels.at(channel) else { return };
-        if work.kind != Kind::Beside {
+        let mut read_beside = None;
+        if work.kind == Kind::Beside {
+            read_beside = link.one_sided.take_beside(work.position);
+        } else {
             link.queue.retire(work.position);
         }
         match (phase, completion.status.is_success()) {
-            (Phase::Draining(_), _) if work.kind == Kind::Last => self.finish(channel),
+            (Phase::Draining(_), _) if link.has_nothing_posted() => self.finish(channel),
             (Phase::Draining(_), _) => {}
             (Phase::Flushing, true) if work.kind == Kind::Last => self.flushed(channel),
             (_, true) => {
-                match work.kind {
-                    Kind::OneSided => self.one_sided_done(channel),
-                    Kind::Beside => self.read_beside_done(channel, work.position),
-                    Kind::Send | Kind::Last => {}
+                if work.kind == Kind::OneSided {
+                    self.one_sided_done(channel);
+                } else if let Some(read) = read_beside {
+                    self.read_beside_done(channel, read);
                 }
                 self.sent(channel);
             }

@@ -1,8 +1,9 @@
 //! How channels end: what is posted comes back, done or flushed, and then what the channel had is given back.
 //!
 //! A channel that this end closes lets what was posted leave; one that has failed has it flushed. Either is waited for by
-//! one last request behind everything else, and for `close_timeout` at most: a device that neither does what was posted nor
-//! gives it back loses the queue pair, and with that lets go of its memory.
+//! one last request behind everything else, and by the reads of the queue pair beside, which all come back flushed; and for
+//! `close_timeout` at most: a device that neither does what was posted nor gives it back loses the queue pair, and with
+//! that lets go of its memory.
 
 use super::engine::{Engine, Link, Phase, State};
 use super::verbs::{Operation, Request, Verbs};
@@ -34,19 +35,14 @@ impl<V: Verbs> Engine<V> {
 
     /// A channel that this end has closed has sent everything.
     pub(super) fn flushed(&mut self, channel: Channel) {
-        let Some(State { identifier: Some(identifier), phase, link, .. }) = self.channels.at(channel) else {
+        let Some(State { identifier: Some(identifier), phase, .. }) = self.channels.at(channel) else {
             return;
         };
         let identifier = *identifier;
         *phase = Phase::Draining(ChannelEnd::Local);
-        let has_regions = link.as_ref().is_some_and(|link| link.one_sided.has_regions());
         // The peer learns of it; a connection that is gone by now needs no word.
         let _ = self.verbs.disconnect(identifier);
-        if !has_regions || self.post_last(channel).is_err() {
-            self.finish(channel);
-        } else {
-            self.closing.push_back((Instant::now(), channel));
-        }
+        self.wait_for_posted(channel);
     }
 
     /// A channel broke: by its peer's leaving, if that is known, and else by what was seen.
@@ -80,12 +76,22 @@ impl<V: Verbs> Engine<V> {
         state.phase = Phase::Draining(reason);
         self.unsettled += usize::from(was_settled);
         let Some(identifier) = state.identifier else { return self.finish(channel) };
-        // A queue pair with regions of its own does not linger, and is waited for in any case.
-        let is_done = |link: &Link| link.queue.is_empty() && !link.one_sided.has_regions();
-        let is_done = state.link.as_deref().is_none_or(is_done);
         // It fails when the peer has done so before, and then there is nothing left to do.
         let _ = self.verbs.disconnect(identifier);
-        if is_done || self.post_last(channel).is_err() {
+        self.wait_for_posted(channel);
+    }
+
+    /// A channel that drains is gone when what its queue pair has is flushed, of which a last request tells the end, and
+    /// when the reads are that the one beside has, each of which tells it. Both queue pairs have been put into the error
+    /// state, so it comes; and if not, `close_timeout` does.
+    fn wait_for_posted(&mut self, channel: Channel) {
+        let Some(State { link, .. }) = self.channels.at(channel) else { return };
+        // A queue pair with regions of its own does not linger, and is waited for in any case.
+        let needs_last = |link: &Link| !link.queue.is_empty() || link.one_sided.has_regions();
+        let needs_last = link.as_deref().is_some_and(needs_last);
+        let has_reads_beside = link.as_deref().is_some_and(|link| link.one_sided.has_reads_beside());
+        let cannot_wait = needs_last && self.post_last(channel).is_err();
+        if cannot_wait || !needs_last && !has_reads_beside {
             self.finish(channel);
         } else {
             self.closing.push_back((Instant::now(), channel));

@@ -157,6 +157,9 @@ pub(super) struct Link {
     pub(super) is_last_posted: bool,
     /// A receive request came back with an error, and so it has none any more.
     pub(super) is_last_received: bool,
+    /// It was accepted, or the connection manager has taken the peer's answer: what the peer sends is received, whether
+    /// or not anybody here has looked at what it says of itself.
+    pub(super) may_receive: bool,
 }
 
 /// Whether whoever sees nothing else may sleep.

@@ -12,10 +12,15 @@
 //! its channel was promised, because that one may not be there for others; it can have no more than one in hand, for the
 //! messages of a connection come one after the other.
 //!
-//! It does not linger where there is nothing to wait for: when its peer was promised nothing, or was never heard of; when
-//! a receive request of its has come back with an error, which is the one that it had; when its device is gone, or cannot
-//! tell. Nor with regions of its own beneath its windows, as soft-RoCE needs them, which can go only after it: its channel
+//! It does not linger where there is nothing to wait for: when its peer was promised nothing; when it was
+//! not accepted, and no answer of the peer was taken (from then on it receives, though the answer may be nonsense, or not
+//! be looked at before the channel is closed); when a receive request of its has come back with an error,
+//! which is the one that it had; when its device is gone, or cannot tell. Nor with regions of its own beneath its windows, as soft-RoCE needs them, which can go only after it: its channel
 //! ends when a request that was posted after it failed is flushed, and soft-RoCE flushes what it has in hand before that.
+//!
+//! And it cannot linger while its device still has what was posted after `close_timeout`, for only with the queue pair does
+//! that let go of the memory. Unless the receive request that such a queue pair may have had comes back all the same, it
+//! counts as gone with it: better one fewer is promised than one that is not there.
 //!
 //! Some devices never say it, `rxe` of Linux 6.1 among them; and events are the whole process's, so that another user of
 //! the device may take one. So the lingering ends after 100 ms in any case, as long as the device has not said it of any
@@ -57,6 +62,7 @@ impl<V: Verbs> Engine<V> {
         self.devices[link.device].queue_pairs.remove(&link.queue_pair.number);
         link.is_last_received |= self.take_last_completions(link.device, link.queue_pair.number);
         let state = &mut self.devices[link.device];
+        let has_regions = link.one_sided.has_regions();
         // Windows before their queue pair, which some devices keep as long as one is open; their regions after it.
         let remains = link.one_sided.free(state, &mut self.verbs, &mut self.budget);
         if lingers(state, &link, &remains) {
@@ -70,6 +76,11 @@ impl<V: Verbs> Engine<V> {
         } else {
             state.shares.leave(&link.incoming);
             self.destroy(identifier);
+            let has_come = !may_have_one(&link) || link.has_nothing_posted() && has_regions;
+            if !has_come && !self.take_last_completions(link.device, link.queue_pair.number) {
+                // Its device may have taken it along: it counts as gone, so that nobody is promised what is not there.
+                self.devices[link.device].shares.lost();
+            }
         }
         self.forget_remains(link.device, remains);
     }
@@ -174,10 +185,14 @@ impl<V: Verbs> Engine<V> {
     }
 }
 
+/// Whether a queue pair may have a receive request in hand.
+fn may_have_one(link: &Link) -> bool {
+    link.may_receive && link.incoming.outstanding() > 0 && !link.is_last_received
+}
+
 /// Whether a queue pair may have a receive request in hand that its device will give back.
 fn lingers(device: &DeviceState, link: &Link, remains: &[Remains]) -> bool {
-    let can_receive = link.slot_bytes > 0 && link.incoming.outstanding() > 0 && !link.is_last_received;
     // What is posted and not known to be done is let go of only when its queue pair is gone.
-    let is_idle = link.queue.is_empty() && !link.one_sided.has_posted() && remains.is_empty();
-    can_receive && is_idle && !device.is_broken
+    let is_idle = link.has_nothing_posted() && remains.is_empty();
+    may_have_one(link) && is_idle && !device.is_broken
 }

@@ -1,6 +1,7 @@
 //! Queue pairs that outlive their channels, until their devices have let go of the receive requests.
 
 use super::*;
+use crate::backend::OneSided;
 use crate::backend::rdma::credit::WINDOW_MIN;
 use std::time::Instant;
 
@@ -186,7 +187,7 @@ fn nothing_lingers_that_has_nothing_in_hand() {
     rig.network.break_queue_pair(rig.ends[1].name, receiving);
     assert_broken(&rig.end_of(1, far), "receiving failed");
     assert!(rig.ends[1].engine().lingering.is_empty());
-    // One whose peer was never heard of.
+    // One of which the answer was not taken: its peer has not to wait until it is told.
     rig.end_of(0, near);
     rig.until_nothing_lingers();
     let place = rig.ends[1].listen().1;
@@ -198,13 +199,17 @@ fn nothing_lingers_that_has_nothing_in_hand() {
     assert_eq!(rig.network.left(rig.ends[0].name).queue_pairs, 1);
     rig.ends[0].engine().close(channel);
     rig.end_of(0, channel);
-    assert!(rig.ends[0].engine.as_ref().unwrap().lingering.is_empty());
+    assert!(rig.ends[0].engine().lingering.is_empty());
+    // One whose peer has refused.
+    rig.network.run_until_quiet();
+    let channel = rig.ends[0].engine().connect("10.0.0.2:1").unwrap();
+    assert_not_connected(&rig.end_of(0, channel), "nobody accepts");
+    assert!(rig.ends[0].engine().lingering.is_empty());
     rig.assert_empty();
 }
 
 #[test]
 fn nor_is_one_lost_where_regions_go_with_the_queue_pair() {
-    use crate::backend::OneSided;
     for is_closed in [false, true] {
         let mut rig = Rig::new(FakeNetwork::in_turn(), 2);
         rig.network.change_device(rig.ends[1].name, ADDRESSES[1], |device| {
@@ -227,4 +232,115 @@ fn nor_is_one_lost_where_regions_go_with_the_queue_pair() {
         assert_all_there(&rig);
         rig.assert_empty();
     }
+}
+
+/// An end that reads a body of the other's and receives, neither of which comes any further; with windows, or with queue
+/// pairs beside the channel's own.
+fn reading_and_receiving(
+    network: FakeNetwork,
+    has_windows: bool,
+    close_timeout: Duration,
+) -> (Rig, Channel, Channel) {
+    let config = RdmaConfig { memory_windows: has_windows, close_timeout, ..config() };
+    let mut rig = Rig::with(network, &[config.clone(), config]);
+    let place = rig.ends[1].listen().1;
+    let (near, far) = rig.connect(0, 1, &place);
+    rig.rounds(3);
+    let body = rig.ends[0].pool.copy_body(&content(10_000)).unwrap();
+    let descriptor = rig.ends[0].engine().expose(near, 1, &body).unwrap();
+    rig.rounds(3);
+    let [sending, receiving] = [rig.ends[0].identifier(near), rig.ends[1].identifier(far)];
+    rig.network.hold_sends(rig.ends[1].name, receiving);
+    let End { engine, pool, .. } = &mut rig.ends[1];
+    engine.as_mut().unwrap().read(far, 1, &descriptor, 10_000, pool).unwrap();
+    rig.ends[0].send(near, &content(16_000)).unwrap();
+    while !rig.network.is_receiving(rig.ends[1].name, receiving) {
+        assert!(rig.network.step());
+    }
+    rig.network.hold_sends(rig.ends[0].name, sending);
+    (rig, near, far)
+}
+
+#[test]
+fn nor_is_one_lost_by_a_channel_that_reads_when_it_ends() {
+    for seed in 0..60 {
+        let (has_windows, way) = (seed % 2 == 0, seed / 2 % 3);
+        let network = FakeNetwork::seeded(seed);
+        let (mut rig, near, far) = reading_and_receiving(network, has_windows, Duration::from_secs(10));
+        let identifier = rig.ends[1].identifier(far);
+        match way {
+            0 => rig.ends[1].engine().close(far),
+            1 => rig.ends[0].engine().end_at_once(near, std::io::Error::other("enough")),
+            _ => rig.network.break_queue_pair(rig.ends[1].name, identifier),
+        }
+        if way == 0 && has_windows {
+            // What it has posted leaves before.
+            rig.network.release_sends(rig.ends[1].name, identifier);
+        }
+        // Everything comes by itself, in any order.
+        while rig.ends[1].take_closed(far).is_none() {
+            rig.ends[1].poll();
+            if !rig.network.step() {
+                rig.rounds(300);
+            }
+        }
+        rig.end_of(0, near);
+        rig.until_nothing_lingers();
+        assert_eq!(rig.network.receives_lost(rig.ends[1].name), 0, "seed {seed}");
+        rig.rounds(2);
+        assert_all_there(&rig);
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn what_goes_with_a_queue_pair_that_is_overdue_is_promised_to_nobody() {
+    let mut lost = 0;
+    for seed in 0..60 {
+        let network = FakeNetwork::seeded(seed);
+        let (mut rig, near, far) = reading_and_receiving(network, seed % 2 == 0, Duration::ZERO);
+        let name = rig.ends[1].name;
+        rig.ends[1].engine().drain_with(far, ChannelEnd::Local);
+        // Its device does a little, and no more.
+        (0..seed / 2 % 4).for_each(|_| assert!(rig.network.step()));
+        while rig.ends[1].take_closed(far).is_none() {
+            rig.ends[1].poll();
+        }
+        let device = &rig.ends[1].engine.as_ref().unwrap().devices[0];
+        let is_lost = rig.network.receives_lost(name);
+        assert_eq!(device.shares.free_now() as u64 + is_lost, device.receives.posted() as u64, "seed {seed}");
+        lost += is_lost;
+        // Or it would be waited for when its wire is dropped.
+        rig.ends[0].engine().end_at_once(near, std::io::Error::other("enough"));
+    }
+    assert!((1..60).contains(&lost), "{lost}");
+}
+
+/// The connection manager makes a queue pair ready when it takes the answer, before anybody here has seen it.
+#[test]
+fn nor_is_one_lost_by_a_channel_that_is_closed_before_it_is_known_to_be_open() {
+    let mut rig = Rig::new(FakeNetwork::in_turn(), 2);
+    let place = rig.ends[0].listen().1;
+    let far = rig.ends[1].engine().connect(&place).unwrap();
+    let has_asked = |rig: &mut Rig| rig.ends[0].engine().channels.len() == 1;
+    while !has_asked(&mut rig) {
+        rig.round();
+    }
+    rig.ends[1].engine().fetch_connection_events().unwrap();
+    rig.network.run_until_quiet();
+    rig.ends[0].poll();
+    let accepted = rig.ends[0].said.pop();
+    let Some(WireEvent::Accepted { channel: near, .. }) = accepted else { panic!("{accepted:?}") };
+    rig.ends[0].send(near, &content(16_000)).unwrap();
+    let identifier = rig.ends[1].identifier(far);
+    while !rig.network.is_receiving(rig.ends[1].name, identifier) {
+        assert!(rig.network.step());
+    }
+    rig.ends[1].engine().close(far);
+    rig.end_of(1, far);
+    rig.end_of(0, near);
+    rig.until_nothing_lingers();
+    rig.rounds(2);
+    assert_all_there(&rig);
+    rig.assert_empty();
 }

@@ -154,8 +154,8 @@ fn a_bad_greeting_is_refused_and_both_ends_say_why() {
     }
 }
 
-#[test]
-fn a_bad_answer_fails_the_connection() {
+/// An engine that has asked for a channel, and who is asked.
+fn asking() -> (Rig, Channel, Raw) {
     let mut rig = Rig::new(FakeNetwork::in_turn(), 1);
     let mut verbs = rig.network.end(&[RAW_ADDRESS]);
     let (_, place) = verbs.listen(format!("{RAW_ADDRESS}:0").parse().unwrap(), 8).unwrap();
@@ -170,7 +170,41 @@ fn a_bad_answer_fails_the_connection() {
     }
     let mut raw = Raw { verbs, identifier: identifier.expect("it asks") };
     raw.make_queue_pair();
+    (rig, channel, raw)
+}
+
+#[test]
+fn a_bad_answer_fails_the_connection() {
+    let (mut rig, channel, mut raw) = asking();
     raw.verbs.accept(raw.identifier, &PARAMETERS, b"220 mail.example.org").unwrap();
     assert_not_connected(&rig.end_of(0, channel), "not Underlay's");
+    rig.assert_empty();
+}
+
+#[test]
+fn a_bad_answer_with_half_a_send_behind_it_costs_no_receive_request() {
+    let (mut rig, channel, mut raw) = asking();
+    let content = vec![7_u8; 16_000];
+    // SAFETY: it lives until the end of the test, after everything was carried out.
+    let region = unsafe { raw.verbs.register(Device(0), content.as_ptr() as u64, content.len()) }.unwrap();
+    let part = Part { address: content.as_ptr() as u64, bytes: content.len() as u32, key: region.key };
+    let operation = Operation::Send { immediate: 64 };
+    let request = Request { work: 0, operation, parts: &[part], is_signaled: true, is_inline: false };
+    raw.verbs.accept(raw.identifier, &PARAMETERS, b"220 mail.example.org").unwrap();
+    // SAFETY: as above.
+    assert_eq!(unsafe { raw.verbs.post(raw.identifier, &[request]) }.count, 1);
+    let (name, identifier) = (rig.ends[0].name, rig.ends[0].identifier(channel));
+    rig.network.run_until_quiet();
+    // The connection manager has taken the answer; the send comes before the answer is looked at.
+    rig.ends[0].engine().fetch_connection_events().unwrap();
+    while !rig.network.is_receiving(name, identifier) {
+        assert!(rig.network.step());
+    }
+    assert_not_connected(&rig.end_of(0, channel), "not Underlay's");
+    rig.until_nothing_lingers();
+    rig.rounds(2);
+    let device = &rig.ends[0].engine().devices[0];
+    assert_eq!(device.shares.free_now() as usize, device.receives.posted());
+    assert_eq!(rig.network.receives_lost(name), 0);
     rig.assert_empty();
 }

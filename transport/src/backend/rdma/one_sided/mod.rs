@@ -35,7 +35,8 @@ pub(super) struct Sides {
     /// How many bodies may be exposed at a time.
     exposures_max: usize,
     readings: Readings,
-    /// Reads in the send queue, in its order: position and number.
+    /// Reads in the send queue, or in that of the queue pair beside, in its order: position and number. What is flushed
+    /// leaves only the latter, for the former knows by itself what it has.
     posted: VecDeque<(u32, u64)>,
     /// Queue pairs beside the channel's own, if this end made them.
     pub(super) beside: Option<QueuePairsBeside>,
@@ -74,9 +75,16 @@ impl Sides {
         self.readings.can_go_on() || self.exposures.has_withdrawn()
     }
 
-    /// Whether reads are posted that are not known to be done.
-    pub(super) fn has_posted(&self) -> bool {
-        !self.posted.is_empty()
+    /// Whether the queue pair beside the channel's own has reads that have not come back.
+    pub(super) fn has_reads_beside(&self) -> bool {
+        self.reads_beside && !self.posted.is_empty()
+    }
+
+    /// A read by that queue pair has come back, done or not: its number.
+    pub(super) fn take_beside(&mut self, position: u16) -> Option<u64> {
+        // In the order in which they were posted, each with a completion.
+        let (_, read) = self.posted.pop_front_if(|(expected, _)| *expected as u16 == position)?;
+        Some(read)
     }
 
     /// Whether regions go with the queue pair, and after it.
@@ -119,16 +127,9 @@ impl<V: Verbs> Engine<V> {
     }
 
     /// A read by the queue pair beside the channel's own is done.
-    pub(super) fn read_beside_done(&mut self, channel: Channel, position: u16) {
-        let Some(State { link: Some(link), .. }) = self.channels.at(channel) else { return };
-        let mut posted = link.one_sided.posted.iter();
-        // In the order in which they were posted, each with a completion.
-        if posted.next().is_some_and(|(expected, _)| *expected as u16 == position)
-            && let Some((_, read)) = link.one_sided.posted.pop_front()
-        {
-            self.read_done(channel, read);
-            self.make_busy(channel);
-        }
+    pub(super) fn read_beside_done(&mut self, channel: Channel, read: u64) {
+        self.read_done(channel, read);
+        self.make_busy(channel);
     }
 
     /// Lets go of what exposures have left.

@@ -1,7 +1,7 @@
 //! What a message takes between its application and its wire: two ends of a session that hand each other what they
 //! would send, with no driver, no wire and no clock.
 //!
-//! The four functions that do the counted work ([`End::queue`], [`End::pack`], [`End::take_in`] and [`End::find`]) are
+//! The four functions that do the counted work (`End::queue`, `End::pack`, `End::take_in` and `End::find`) are
 //! kept from being inlined, so that a profiler can be told to count while it is in one of them and at no other time:
 //! `queue` and `pack` take a message to the gather list, `take_in` and `find` take received bytes to the message. What
 //! lies between them, a copy in the place of the wire and the application's own work, is not counted. `ci/counts` runs

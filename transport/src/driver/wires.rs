@@ -19,7 +19,6 @@ use std::time::Duration;
 pub(super) struct Wires {
     set: WireSet,
     no_rdma: NoWire,
-    has_rdma: bool,
     wakeup: Arc<Wakeup>,
 }
 
@@ -87,14 +86,13 @@ impl Wires {
         Ok(Self {
             set: WireSet::Real(RealWires { tcp, inproc, rdma }),
             no_rdma: NoWire(WireKind::Rdma),
-            has_rdma: false,
             wakeup,
         })
     }
 
     #[cfg(feature = "simulation")]
     pub(super) fn simulated(wires: SimulatedWires, wakeup: Arc<Wakeup>) -> Self {
-        Self { set: WireSet::Simulated(wires), no_rdma: NoWire(WireKind::Rdma), has_rdma: false, wakeup }
+        Self { set: WireSet::Simulated(wires), no_rdma: NoWire(WireKind::Rdma), wakeup }
     }
 
     /// Which engine drives TCP, and why it is not the better one.
@@ -169,7 +167,6 @@ impl Wires {
                 let wire = RdmaWire::open((*real.rdma.config).clone())?;
                 real.tcp.watch(wire.descriptor())?;
                 real.rdma.wire = Some(Box::new(wire));
-                self.has_rdma = true;
                 Ok(())
             }
             _ => Ok(()),
@@ -179,7 +176,7 @@ impl Wires {
     /// Whether the wire is open that most processes never need.
     #[inline]
     pub(super) fn has_rdma(&self) -> bool {
-        self.has_rdma
+        matches!(&self.set, WireSet::Real(RealWires { rdma: Rdma { wire: Some(_), .. }, .. }))
     }
 
     /// Arranges that everything that happens from now on ends a sleep.

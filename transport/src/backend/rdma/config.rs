@@ -93,6 +93,7 @@ impl RdmaConfig {
         let check = |name, given: u64, min: u64, max: u64| {
             if (min..=max).contains(&given) { Ok(()) } else { Err(RdmaConfigError { name, given, min, max }) }
         };
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         check("window_max", self.window_max.into(), 8, 1024)?;
         check("receive_slots_max", self.receive_slots_max.into(), self.window_max.into(), 1 << 20)?;
         check("sends_max", self.sends_max.into(), 16, 4096)?;
@@ -100,13 +101,10 @@ impl RdmaConfig {
         check("retry_count", self.retry_count.into(), 0, 6)?;
         check("receiver_not_ready_retry_count", self.receiver_not_ready_retry_count.into(), 0, 6)?;
         if let Some(timeout) = self.acknowledgement_timeout {
-            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            check("acknowledgement_timeout (ms)", timeout_ms, 1, 8_000)?;
+            check("acknowledgement_timeout (ms)", milliseconds(timeout), 1, 8_000)?;
         }
-        let timeout_ms = u64::try_from(self.resolve_timeout.as_millis()).unwrap_or(u64::MAX);
-        check("resolve_timeout (ms)", timeout_ms, 1, 600_000)?;
-        let timeout_ms = u64::try_from(self.close_timeout.as_millis()).unwrap_or(u64::MAX);
-        check("close_timeout (ms)", timeout_ms, 1, 600_000)?;
+        check("resolve_timeout (ms)", milliseconds(self.resolve_timeout), 1, 600_000)?;
+        check("close_timeout (ms)", milliseconds(self.close_timeout), 1, 600_000)?;
         check("backlog", self.backlog.into(), 1, 1 << 16)
     }
 }

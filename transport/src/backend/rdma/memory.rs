@@ -155,12 +155,8 @@ impl Memory {
         verbs: &mut impl Verbs,
         budget: &mut Budget,
     ) -> Result<Region, PinError> {
-        budget.check(bytes)?;
         // SAFETY: the caller says so.
-        let region = unsafe { verbs.register(device, address, bytes) }
-            .map_err(|error| PinError::of_system(error, bytes, budget))?;
-        budget.pinned_bytes += bytes;
-        Ok(region)
+        budget.pin(bytes, || unsafe { verbs.register(device, address, bytes) })
     }
 
     /// Lets the peer of a connection read memory that lies in a slab.
@@ -174,12 +170,8 @@ impl Memory {
         verbs: &mut impl Verbs,
         budget: &mut Budget,
     ) -> Result<Region, PinError> {
-        budget.check(bytes)?;
         // SAFETY: the caller says so.
-        let region = unsafe { verbs.register_for_peer(identifier, address, bytes) }
-            .map_err(|error| PinError::of_system(error, bytes, budget))?;
-        budget.pinned_bytes += bytes;
-        Ok(region)
+        budget.pin(bytes, || unsafe { verbs.register_for_peer(identifier, address, bytes) })
     }
 
     /// Undoes [`Memory::register_alone`] or [`Memory::register_for_peer`]. If it cannot be undone, which this says, the
@@ -280,12 +272,19 @@ pub enum PinError {
 }
 
 impl Budget {
-    fn check(&self, bytes: usize) -> Result<(), PinError> {
+    /// Counts what is registered, if that may be and succeeds.
+    fn pin(
+        &mut self,
+        bytes: usize,
+        register: impl FnOnce() -> io::Result<Region>,
+    ) -> Result<Region, PinError> {
         let Self { bytes_max, pinned_bytes } = *self;
         if pinned_bytes.saturating_add(bytes) > bytes_max {
             return Err(PinError::Budget { bytes, pinned_bytes, bytes_max });
         }
-        Ok(())
+        let region = register().map_err(|error| PinError::of_system(error, bytes, self))?;
+        self.pinned_bytes += bytes;
+        Ok(region)
     }
 }
 
